@@ -1,0 +1,1 @@
+"""A simulated LLM provider that speaks the OpenAI wire format, every answer labelled as simulated."""

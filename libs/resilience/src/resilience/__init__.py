@@ -1,0 +1,1 @@
+"""Circuit breakers, deadlines, fallbacks and a durable write queue for asyncio services."""

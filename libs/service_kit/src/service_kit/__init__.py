@@ -1,0 +1,1 @@
+"""Service defaults: settings, logs, telemetry, health, errors, HTTP app, gRPC server and channel."""

@@ -1,0 +1,1 @@
+"""The AI Core service: agents and the provider chain."""

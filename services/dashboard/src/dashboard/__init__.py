@@ -1,0 +1,1 @@
+"""The Dashboard service: accounts, sessions, and the door to rooms and agents."""

@@ -1,0 +1,1 @@
+"""The WebRTC service: rooms, join tokens and ICE servers."""
