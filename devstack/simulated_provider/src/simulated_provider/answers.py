@@ -1,0 +1,50 @@
+"""What the simulated provider says: deterministic, short, and never to be taken for a language model's answer.
+
+The same conversation always gets the same answer, so tests can predict it; the text itself names its origin, because
+a label in the JSON alone would be lost as soon as somebody copies the text.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+LABEL = "[simulated]"
+MODELS = ("gpt-4", "gpt-3.5-turbo")
+QUOTE_LIMIT = 120
+"""Characters of the question that the answer repeats."""
+
+
+def question_in(messages: Sequence[dict[str, Any]]) -> str:
+    """The text of the last user message; empty when there is none."""
+    for message in reversed(messages):
+        if message.get("role") == "user":
+            return text_of(message.get("content"))
+    return ""
+
+
+def text_of(content: object) -> str:
+    """The plain text of a message's content, which OpenAI allows as a string or as a list of typed parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        parts = (part.get("text") for part in content if isinstance(part, dict))
+        return " ".join(part for part in parts if isinstance(part, str))
+    return ""
+
+
+def answer_to(messages: Sequence[dict[str, Any]]) -> str:
+    """The answer to a conversation: quotes the question briefly and says how many messages came before it."""
+    question = " ".join(question_in(messages).split())
+    quoted = question if len(question) <= QUOTE_LIMIT else question[: QUOTE_LIMIT - 1] + "…"
+    turns = sum(1 for message in messages if message.get("role") in ("user", "assistant"))
+    return f"{LABEL} You said: “{quoted}” (message {turns} of this conversation). No language model was asked."
+
+
+def tokens_in(text: str) -> int:
+    """A rough token count, words and punctuation marks: enough to fill the `usage` member."""
+    return len(re.findall(r"\w+|[^\w\s]", text))
+
+
+def pieces_of(text: str) -> list[str]:
+    """The text cut after each space, as a model would stream it; joined again it is the same text."""
+    return re.findall(r"\S+\s*|\s+", text)
