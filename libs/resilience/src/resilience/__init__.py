@@ -1,1 +1,98 @@
-"""Circuit breakers, deadlines, fallbacks and a durable write queue for asyncio services."""
+"""Circuit breakers, deadlines, fallbacks and a durable write queue for asyncio services.
+
+The core needs the standard library only. What talks to a real store lives in `resilience.integrations` and is
+never imported from here.
+"""
+
+from resilience.breaker import (
+    BreakerSnapshot,
+    CircuitBreaker,
+    Classify,
+    Counts,
+    Permit,
+    Transition,
+    Verdict,
+    default_classify,
+)
+from resilience.bulkhead import Bulkhead
+from resilience.cache import MemoryCache
+from resilience.circuit import CircuitState
+from resilience.clock import SYSTEM_CLOCK, Clock, FakeClock, SystemClock, Timer
+from resilience.deadline import ABANDONED, AbandonedTasks, Deadline, current_deadline, deadline_scope, hard_timeout
+from resilience.errors import (
+    BulkheadFull,
+    CallTimeout,
+    CircuitBreakerOpen,
+    MalformedOperation,
+    QueueError,
+    QueueFull,
+    QueueUnavailable,
+    ResilienceError,
+)
+from resilience.events import CallFinished, CallOutcome, Event, EventListener, Events, FallbackUsed, Transitioned
+from resilience.fallback import MISSING, Missing, Rung, RungOutcome, descend
+from resilience.matrix import Priority, Row, as_json, markdown
+from resilience.modes import Mode, ModeTracker, RowStatus, mode_of
+from resilience.outcome import Degradation, Served
+from resilience.policy import Policy
+from resilience.prober import Prober
+from resilience.retry import RetrySchedule, retry
+
+__all__ = [
+    "ABANDONED",
+    "MISSING",
+    "SYSTEM_CLOCK",
+    "AbandonedTasks",
+    "BreakerSnapshot",
+    "Bulkhead",
+    "BulkheadFull",
+    "CallFinished",
+    "CallOutcome",
+    "CallTimeout",
+    "CircuitBreaker",
+    "CircuitBreakerOpen",
+    "CircuitState",
+    "Classify",
+    "Clock",
+    "Counts",
+    "Deadline",
+    "Degradation",
+    "Event",
+    "EventListener",
+    "Events",
+    "FakeClock",
+    "FallbackUsed",
+    "MalformedOperation",
+    "MemoryCache",
+    "Missing",
+    "Mode",
+    "ModeTracker",
+    "Permit",
+    "Policy",
+    "Priority",
+    "Prober",
+    "QueueError",
+    "QueueFull",
+    "QueueUnavailable",
+    "ResilienceError",
+    "RetrySchedule",
+    "Row",
+    "RowStatus",
+    "Rung",
+    "RungOutcome",
+    "Served",
+    "SystemClock",
+    "Timer",
+    "Transition",
+    "Transitioned",
+    "Verdict",
+    "as_json",
+    "current_deadline",
+    "deadline_scope",
+    "default_classify",
+    "descend",
+    "hard_timeout",
+    "markdown",
+    "mode_of",
+    "retry",
+]

@@ -1,0 +1,148 @@
+"""The only place that reads time or sets a timer.
+
+Everything else in this library asks a `Clock`, so that every rule can be tested without waiting and
+replayed under a virtual clock. Two kinds of time are kept apart: `monotonic` measures durations and never
+jumps; `time` is for stamps that people and other machines read, and no decision is taken on it.
+"""
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import Callable
+from typing import Protocol, final
+
+
+class Timer(Protocol):
+    """A callback that is due later and can be called off."""
+
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Time in seconds, and waiting."""
+
+    def monotonic(self) -> float:
+        """Seconds since an arbitrary start; never goes backwards."""
+        ...
+
+    def time(self) -> float:
+        """Unix time in seconds; may jump, so it is for stamps only."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after `seconds`."""
+        ...
+
+    def call_later(self, seconds: float, callback: Callable[..., object], *args: object) -> Timer:
+        """Call `callback(*args)` on the running loop after `seconds`, unless cancelled."""
+        ...
+
+
+@final
+class SystemClock:
+    """The real clock of this machine and of the running event loop."""
+
+    __slots__ = ()
+
+    monotonic = staticmethod(time.monotonic)
+    time = staticmethod(time.time)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def call_later(self, seconds: float, callback: Callable[..., object], *args: object) -> Timer:
+        return asyncio.get_running_loop().call_later(seconds, callback, *args)
+
+
+SYSTEM_CLOCK: Clock = SystemClock()
+
+
+class _FakeTimer:
+    __slots__ = ("args", "callback", "cancelled")
+
+    def __init__(self, callback: Callable[..., object], args: tuple[object, ...]) -> None:
+        self.callback = callback
+        self.args = args
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@final
+class FakeClock:
+    """A clock that stands still until a test moves it.
+
+    `await advance(s)` wakes sleepers and fires timers in the order in which they are due, and lets the tasks
+    they woke run until they wait again. `move(s)` does the same for code without an event loop.
+    """
+
+    # Loop turns granted after each timer: enough for a wake-up to travel through a chain of tasks.
+    _TURNS = 25
+
+    def __init__(self, start: float = 1_000.0, wall: float = 1_700_000_000.0) -> None:
+        self._now = start
+        self._wall_offset = wall - start
+        self._timers: list[tuple[float, int, _FakeTimer]] = []
+        self._order = itertools.count()
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def time(self) -> float:
+        return self._now + self._wall_offset
+
+    def jump_wall(self, seconds: float) -> None:
+        """Set the wall clock forwards or backwards, as an operator or NTP does."""
+        self._wall_offset += seconds
+
+    def call_later(self, seconds: float, callback: Callable[..., object], *args: object) -> Timer:
+        timer = _FakeTimer(callback, args)
+        heapq.heappush(self._timers, (self._now + seconds, next(self._order), timer))
+        return timer
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        woken = asyncio.get_running_loop().create_future()
+        timer = self.call_later(seconds, lambda: woken.done() or woken.set_result(None))
+        try:
+            await woken
+        finally:
+            timer.cancel()
+
+    @property
+    def pending(self) -> int:
+        """Timers and sleepers still waiting: a test asserts 0 to show that nothing was left behind."""
+        return sum(not timer.cancelled for _, _, timer in self._timers)
+
+    def move(self, seconds: float) -> None:
+        """Move time and fire what is due, without giving the event loop a turn."""
+        end = self._now + seconds
+        while self._fire_next(end):
+            pass
+        self._now = end
+
+    async def advance(self, seconds: float) -> None:
+        """Move time, letting tasks run after each timer that fires."""
+        end = self._now + seconds
+        await self._settle()
+        while self._fire_next(end):
+            await self._settle()
+        self._now = end
+        await self._settle()
+
+    def _fire_next(self, end: float) -> bool:
+        while self._timers and self._timers[0][0] <= end:
+            due, _, timer = heapq.heappop(self._timers)
+            if not timer.cancelled:
+                self._now = max(self._now, due)
+                timer.callback(*timer.args)
+                return True
+        return False
+
+    async def _settle(self) -> None:
+        for _ in range(self._TURNS):
+            await asyncio.sleep(0)

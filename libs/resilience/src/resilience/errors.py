@@ -1,0 +1,86 @@
+"""The errors of this library.
+
+    ResilienceError
+    ├── CircuitBreakerOpen      rejected without a call: the circuit is open, half-open and busy, or held open
+    ├── CallTimeout             no answer within the limit (also a TimeoutError)
+    ├── BulkheadFull            rejected without a call: too many callers already
+    └── QueueError
+        ├── QueueFull           the write queue holds as much as it may
+        ├── QueueUnavailable    the write queue's store cannot be reached
+        └── MalformedOperation  a queued item that cannot be read
+
+Texts are built when they are read, not when the error is raised: a rejection has to stay cheap. They name rows
+and limits only, never an address or a value.
+"""
+
+
+class ResilienceError(Exception):
+    """Base of everything this library raises by itself."""
+
+
+class CircuitBreakerOpen(ResilienceError):
+    """The call was rejected without being made.
+
+    `retry_after` is the real time in seconds until the next trial may happen: 0 while a trial is running,
+    `None` while an operator holds the circuit open (`held`), because no time will end that.
+    `last_cause` is the failure that opened the circuit, when there was one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        retry_after: float | None = None,
+        last_cause: BaseException | None = None,
+        held: bool = False,
+    ) -> None:
+        super().__init__(name, retry_after, last_cause, held)
+        self.name = name
+        self.retry_after = retry_after
+        self.last_cause = last_cause
+        self.held = held
+
+    def __str__(self) -> str:
+        if self.held:
+            return f"circuit {self.name!r} is held open by an operator"
+        if self.retry_after is None:
+            return f"circuit {self.name!r} is open"
+        return f"circuit {self.name!r} is open, next trial in {self.retry_after:.1f} s"
+
+
+class CallTimeout(ResilienceError, TimeoutError):
+    """The call had not answered within `limit` seconds; it was cancelled, and its outcome is unknown."""
+
+    def __init__(self, name: str, limit: float) -> None:
+        super().__init__(name, limit)
+        self.name = name
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"{self.name or 'call'} did not answer within {self.limit:.3g} s"
+
+
+class BulkheadFull(ResilienceError):
+    """Every slot is taken and as many callers wait as may wait (or too many abandoned calls still run)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"too many concurrent calls to {self.name or 'the dependency'}"
+
+
+class QueueError(ResilienceError):
+    """The write queue could not do what was asked."""
+
+
+class QueueFull(QueueError):
+    """The queue holds as many operations as it may; nothing was accepted."""
+
+
+class QueueUnavailable(QueueError):
+    """The queue's store cannot be reached; nothing was accepted."""
+
+
+class MalformedOperation(QueueError):
+    """A queued item cannot be read back as an operation."""

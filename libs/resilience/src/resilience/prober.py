@@ -1,0 +1,97 @@
+"""Finding out early that a dependency is back.
+
+The open time is only an upper bound: while a circuit is open, a cheap probe runs about once a second in the background.
+One that succeeds lets the half-open trial happen at once, so recovery takes a second or two instead of the
+whole open time, and no user's request has to be the guinea pig.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+
+from resilience.breaker import Transition
+from resilience.circuit import CircuitState
+from resilience.clock import SYSTEM_CLOCK, Clock
+from resilience.deadline import AbandonedTasks, hard_timeout
+from resilience.policy import Policy
+
+PROBE_TIMEOUT = 1.0
+
+
+class Prober:
+    """Probes the dependency of `policy` while its circuit is not closed; sleeps, woken by events, while it is.
+
+    Args:
+        probe: raises if the dependency is not well. Called directly, past the circuit, and again through the policy
+            as the trial.
+        interval: seconds between probes, give or take the share `jitter` (instances must not probe in step).
+        on_closed: called whenever the circuit closes, by whomever; must not block.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        probe: Callable[[], Awaitable[object]],
+        *,
+        interval: float = 1.0,
+        jitter: float = 0.2,
+        random: Random | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        on_closed: Callable[[], None] | None = None,
+    ) -> None:
+        if not interval > 0:
+            raise ValueError(f"interval must be a positive number of seconds, not {interval!r}")
+        if not 0 <= jitter < 1:
+            raise ValueError(f"jitter must be a share from 0 up to 1, not {jitter!r}")
+        self._policy = policy
+        self._breaker = policy.breaker
+        self._probe = probe
+        self._interval = interval
+        self._jitter = jitter
+        self._random = Random() if random is None else random  # noqa: S311 - spreads load, protects nothing
+        self._clock = clock
+        self._on_closed = on_closed
+        self._changed = asyncio.Event()
+        # Probes that hang in their clean-up; past these few, the open time alone decides.
+        self._abandoned = AbandonedTasks(limit=8)
+
+    async def run(self) -> None:
+        """Watch the circuit until cancelled."""
+        unsubscribe = self._breaker.subscribe(self._on_transition)
+        try:
+            while True:
+                await self._wait_until_wanted()
+                await self._clock.sleep(self._pause())
+                if self._wanted:
+                    await self._try_once()
+        finally:
+            unsubscribe()
+
+    @property
+    def _wanted(self) -> bool:
+        return self._breaker.state is not CircuitState.CLOSED and not self._breaker.held
+
+    async def _wait_until_wanted(self) -> None:
+        while not self._wanted:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _pause(self) -> float:
+        return self._interval * self._random.uniform(1 - self._jitter, 1 + self._jitter)
+
+    async def _try_once(self) -> None:
+        generation = self._breaker.generation
+        try:
+            await hard_timeout(
+                self._probe(), PROBE_TIMEOUT, name=self._policy.row.id, clock=self._clock, abandoned=self._abandoned
+            )
+            self._breaker.probe_succeeded(generation)
+            if self._wanted:
+                await self._policy.call(self._probe)
+        except Exception:  # noqa: BLE001 - still down: what a probe is for finding out
+            return
+
+    def _on_transition(self, transition: Transition) -> None:
+        self._changed.set()
+        if transition.new is CircuitState.CLOSED and self._on_closed is not None:
+            self._on_closed()
