@@ -18,7 +18,15 @@ from resilience.bulkhead import Bulkhead
 from resilience.cache import MemoryCache
 from resilience.circuit import CircuitState
 from resilience.clock import SYSTEM_CLOCK, Clock, FakeClock, SystemClock, Timer
-from resilience.deadline import ABANDONED, AbandonedTasks, Deadline, current_deadline, deadline_scope, hard_timeout
+from resilience.deadline import (
+    ABANDONED,
+    AbandonedTasks,
+    Deadline,
+    current_deadline,
+    deadline_scope,
+    hard_timeout,
+    without_deadline,
+)
 from resilience.errors import (
     BulkheadFull,
     CallTimeout,
@@ -95,4 +103,5 @@ __all__ = [
     "markdown",
     "mode_of",
     "retry",
+    "without_deadline",
 ]

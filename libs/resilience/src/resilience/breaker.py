@@ -205,12 +205,12 @@ class CircuitBreaker:
         """Raise what `acquire` would raise, without taking a permit: for callers that would queue for something first.
 
         Raises:
-            CircuitBreakerOpen: the circuit is open and no trial is due.
+            CircuitBreakerOpen: the call would not be admitted now.
         """
         circuit = self._circuit
-        if circuit.state is CircuitState.OPEN:
+        if circuit.state is not CircuitState.CLOSED:
             self._apply(circuit.tick(self._clock.monotonic()))
-            if circuit.state is CircuitState.OPEN:
+            if not circuit.has_room():
                 raise self._rejection()
 
     @overload

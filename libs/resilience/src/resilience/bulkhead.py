@@ -75,15 +75,15 @@ class Bulkhead:
         timer = None if timeout is None else self._clock.call_later(timeout, self._give_up, waiter, timeout)
         try:
             await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+        except BaseException:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            elif not waiter.cancelled() and waiter.exception() is None:
                 self.release()  # the slot was handed over in the very moment of the cancellation
             raise
         finally:
             if timer is not None:
                 timer.cancel()
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
 
     def _give_up(self, waiter: asyncio.Future[None], timeout: float) -> None:
         if not waiter.done():

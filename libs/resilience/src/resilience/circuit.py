@@ -111,14 +111,19 @@ class Circuit:
 
     def admit(self, now: float) -> bool:
         """Whether a call may run now; in half-open it takes one of the trial places."""
+        if not self.has_room():
+            return False
+        if self.state is CircuitState.HALF_OPEN:
+            self.in_flight += 1
+            self.trial_at = now
+        return True
+
+    def has_room(self) -> bool:
+        """Whether a call would be admitted."""
         if self.state is not CircuitState.HALF_OPEN:
             return self.state is CircuitState.CLOSED
         verdicts = max(self.half_open_max_calls, self.success_threshold)
-        if self.in_flight >= self.half_open_max_calls or self.in_flight + self.successes >= verdicts:
-            return False
-        self.in_flight += 1
-        self.trial_at = now
-        return True
+        return self.in_flight < self.half_open_max_calls and self.in_flight + self.successes < verdicts
 
     def success(self, now: float) -> Change | None:
         """A call of this generation succeeded."""

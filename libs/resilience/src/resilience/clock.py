@@ -58,6 +58,11 @@ class SystemClock:
 SYSTEM_CLOCK: Clock = SystemClock()
 
 
+def _wake(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)
+
+
 class _FakeTimer:
     __slots__ = ("args", "callback", "cancelled")
 
@@ -106,8 +111,8 @@ class FakeClock:
         if seconds <= 0:
             await asyncio.sleep(0)
             return
-        woken = asyncio.get_running_loop().create_future()
-        timer = self.call_later(seconds, lambda: woken.done() or woken.set_result(None))
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer = self.call_later(seconds, _wake, woken)
         try:
             await woken
         finally:

@@ -143,3 +143,13 @@ def deadline_scope(seconds: float, *, clock: Clock = SYSTEM_CLOCK) -> Generator[
         yield deadline
     finally:
         _current.reset(token)
+
+
+@contextmanager
+def without_deadline() -> Generator[None]:
+    """For work that outlives its caller: a task created inside does not inherit the caller's deadline."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Generic, Literal, TypeVar, cast
+from typing import Final, Generic, Literal, TypeVar
 
 from resilience.outcome import Degradation, Served
 
@@ -66,7 +66,7 @@ async def descend(
             failure.add_note(f"fallback {rung.name} had nothing to serve")
             continue
         tried(rung.name, "success")
-        served = value if isinstance(value, Served) else Served(cast("T", value))
+        served = value if isinstance(value, Served) else Served(value)
         return served.also(degradation(rung.name))
     try:
         raise failure

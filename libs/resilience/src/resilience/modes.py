@@ -42,7 +42,7 @@ class RowStatus:
 
 
 def mode_of(statuses: Iterable[RowStatus]) -> Mode:
-    """Emergency: two or more P0 rows down at once, or one whose fallback fails too. Degraded: any row down. Else normal."""
+    """Emergency: two P0 rows down at once, or one whose fallback fails too. Degraded: any row down. Else normal."""
     down = [status for status in statuses if status.down]
     critical = [status for status in down if status.priority is Priority.P0]
     if len(critical) >= 2 or any(status.fallback_failing for status in critical):

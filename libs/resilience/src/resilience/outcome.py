@@ -27,7 +27,10 @@ class Degradation:
 
 @dataclass(frozen=True, slots=True)
 class Served(Generic[T_co]):
-    """A value and its provenance. `as_of` (Unix seconds) is set when it is a copy; `pending` when it shows queued writes."""
+    """A value and its provenance.
+
+    `as_of` (Unix seconds) is set when it is a copy; `pending` when it already shows queued writes.
+    """
 
     value: T_co
     degradations: tuple[Degradation, ...] = ()

@@ -1,6 +1,8 @@
 """One object per row of the matrix: everything that happens around a call to that dependency, in one fixed order.
 
-    bulkhead → hard timeout (the wait for the bulkhead included) → circuit → retry → call, and the fallback ladder around it all
+    bulkhead → hard timeout (the wait for the bulkhead included) → circuit → retry → call
+
+with the fallback ladder around it all.
 
 Built once when the service is wired, and cheap per call: no layers of wrappers, one task, one future and one timer.
 """

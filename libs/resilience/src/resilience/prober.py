@@ -12,7 +12,7 @@ from random import Random
 from resilience.breaker import Transition
 from resilience.circuit import CircuitState
 from resilience.clock import SYSTEM_CLOCK, Clock
-from resilience.deadline import AbandonedTasks, hard_timeout
+from resilience.deadline import AbandonedTasks, hard_timeout, without_deadline
 from resilience.policy import Policy
 
 PROBE_TIMEOUT = 1.0
@@ -59,13 +59,17 @@ class Prober:
         """Watch the circuit until cancelled."""
         unsubscribe = self._breaker.subscribe(self._on_transition)
         try:
-            while True:
-                await self._wait_until_wanted()
-                await self._clock.sleep(self._pause())
-                if self._wanted:
-                    await self._try_once()
+            with without_deadline():
+                await self._watch()
         finally:
             unsubscribe()
+
+    async def _watch(self) -> None:
+        while True:
+            await self._wait_until_wanted()
+            await self._clock.sleep(self._pause())
+            if self._wanted:
+                await self._try_once()
 
     @property
     def _wanted(self) -> bool:
@@ -88,10 +92,15 @@ class Prober:
             self._breaker.probe_succeeded(generation)
             if self._wanted:
                 await self._policy.call(self._probe)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # we are being stopped; otherwise a driver cancelled itself, which is a failed probe
         except Exception:  # noqa: BLE001 - still down: what a probe is for finding out
             return
 
     def _on_transition(self, transition: Transition) -> None:
         self._changed.set()
         if transition.new is CircuitState.CLOSED and self._on_closed is not None:
-            self._on_closed()
+            with without_deadline():  # the circuit may have been closed by a request, whose deadline is its own
+                self._on_closed()

@@ -1,7 +1,7 @@
 """Retrying: the schedule as a pure function, and a loop that keeps within the caller's deadline.
 
-Backoff is exponential with full jitter: a wait drawn evenly from 0 to the exponential bound, so that callers that failed
-together do not come back together (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+Backoff is exponential with full jitter: a wait drawn evenly from 0 to the exponential bound, so that callers that
+failed together do not come back together (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 """
 
 from collections.abc import Awaitable, Callable
