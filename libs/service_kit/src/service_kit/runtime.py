@@ -1,0 +1,301 @@
+"""What a running service consists of: its policies, its background work, what must be closed, and its state.
+
+Everything that is started here can be stopped: background tasks are supervised, cancelled and awaited for a bounded
+time, and closers run in reverse order, each within its own limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from resilience.breaker import CircuitBreaker, Classify, default_classify
+from resilience.bulkhead import Bulkhead
+from resilience.circuit import CircuitState
+from resilience.clock import SYSTEM_CLOCK, Clock
+from resilience.deadline import hard_timeout
+from resilience.events import Event, Events, Transitioned
+from resilience.matrix import Row
+from resilience.modes import Mode, ModeTracker, RowStatus
+from resilience.policy import Policy, never
+from resilience.prober import Prober
+from resilience.queue import QueueAdmin, QueueStats
+
+from . import logs
+from .settings import ServiceSettings
+from .telemetry import TRACER_SHUTDOWN, Metrics, Tracing
+
+REFRESH_EVERY = 1.0  # seconds between refreshes of mode and queue metrics
+QUEUE_TIMEOUT = 0.8  # for one look at the queue's store
+CLOSE_TIMEOUT = 2.0  # for one closer
+STOP_TIMEOUT = 2.0  # for all background tasks to end
+RESTART_WAITS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+BULKHEAD_WAITING_FACTOR = 50
+
+log = logs.get_logger("runtime")
+Work = Callable[[], Awaitable[object]]
+
+
+class Phase(StrEnum):
+    """A service's life, as /health/ready sees it."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """The write queue as last seen; `error` is set when the last look failed."""
+
+    stats: QueueStats
+    error: str = ""
+
+
+class ServiceRuntime:
+    """One service in one process. Made by the service's wiring, run by `lifecycle.serve`."""
+
+    def __init__(self, name: str, settings: ServiceSettings, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.name = name
+        self.settings = settings
+        self.clock = clock
+        self.started_at = clock.time()
+        self.phase = Phase.STARTING
+        self.draining = asyncio.Event()
+        self.http_port = settings.http_port
+        self.grpc_port = settings.grpc_port
+
+        self.events = Events()
+        self.policies: dict[str, Policy] = {}
+        self.queue: QueueAdmin | None = None
+        self.queue_view = QueueView(QueueStats(0, 0.0, 0))
+        self.tracker = ModeTracker(clock, on_change=self._mode_changed)
+
+        self.metrics = Metrics(name)
+        self.tracing = Tracing(name, settings.otel_exporter_otlp_endpoint)
+        self.access_log = logs.AccessLog(name, settings.access_log)
+
+        self._background: list[tuple[str, Work]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._started = False
+        self._closers: list[tuple[str, Work]] = []
+        self.events.subscribe(self.metrics.listen)
+        self.events.subscribe(self._on_event)
+        self.background("refresh", self._refresh_forever)
+        self._show_mode()
+
+    # -- wiring
+
+    def policy(
+        self,
+        row: Row,
+        *,
+        classify: Classify | None = None,
+        probe: Callable[[], Awaitable[object]] | None = None,
+        bulkhead_limit: int | None = None,
+        bulkhead_waiting: int | None = None,
+        retries: int = 0,
+        retry_on: Callable[[Exception], bool] = never,
+        timeout: float | None = None,
+        on_closed: Callable[[], None] | None = None,
+    ) -> Policy:
+        """The row's policy, with the configured thresholds; shown in health, metrics and status, and probed while open.
+
+        `timeout` in seconds for one call, the row's own when None. Raises ValueError when the row is there already.
+        """
+        if row.id in self.policies:
+            raise ValueError(f"row {row.id!r} has a policy already")
+        failures, open_seconds = self.settings.circuit(row)
+        breaker = CircuitBreaker(
+            row.id,
+            failure_threshold=failures,
+            recovery_timeout=open_seconds,
+            success_threshold=1,
+            classify=classify or default_classify,
+            clock=self.clock,
+        )
+        policy = Policy(
+            row,
+            breaker=breaker,
+            events=self.events,
+            timeout=timeout,
+            bulkhead=_bulkhead(row, bulkhead_limit, bulkhead_waiting),
+            retries=retries,
+            retry_on=retry_on,
+            clock=self.clock,
+        )
+        self.policies[row.id] = policy
+        self.metrics.circuit(row.dependency, breaker.state)
+        if probe is not None:
+            prober = Prober(policy, probe, interval=row.probe_interval, clock=self.clock, on_closed=on_closed)
+            self.background(f"prober {row.id}", prober.run)
+        elif on_closed is not None:
+            breaker.subscribe(lambda change: on_closed() if change.new is CircuitState.CLOSED else None)
+        return policy
+
+    def background(self, name: str, work: Work) -> None:
+        """Run `work()` while the service runs; when it raises it is logged and started again, later each time."""
+        self._background.append((name, work))
+        if self._started:
+            self._spawn(name, work)
+
+    def on_close(self, closer: Work, name: str = "") -> None:
+        """Call `closer()` when the service stops; the last one registered is called first."""
+        self._closers.append((name or getattr(closer, "__qualname__", repr(closer)), closer))
+
+    # -- state
+
+    def rows(self) -> list[RowStatus]:
+        """Every row as it is now."""
+        return [policy.status() for policy in self.policies.values()]
+
+    def status(self) -> list[dict[str, Any]]:
+        """Every row as plain data: for the status service and the CLI."""
+        return [
+            {
+                "row": row.row,
+                "label": row.label,
+                "dependency": row.dependency,
+                "priority": row.priority.value,
+                "circuit": row.circuit.value,
+                "state_seconds": row.state_seconds,
+                "failures": row.failures,
+                "last_error": row.last_error or "",
+                "fallback": row.fallback,
+                "retry_after_seconds": row.retry_after or 0.0,
+                "queue_depth": self.queue_view.stats.depth if self.queue else 0,
+                "latency_ms": None if row.last_latency is None else row.last_latency * 1000,
+                "held": row.held,
+            }
+            for row in self.rows()
+        ]
+
+    @property
+    def mode(self) -> Mode:
+        """The mode the service is in, held or worked out."""
+        return self.tracker.mode
+
+    def hold_mode(self, mode: Mode | None) -> None:
+        """Stay in `mode` until told otherwise; None gives the choice back to the rows."""
+        if mode is None:
+            self.tracker.release()
+            self.tracker.update(self.rows())
+        else:
+            self.tracker.hold(mode)
+        self._show_mode()
+
+    def find_policies(self, dependency: str) -> list[Policy]:
+        """The policies of a dependency, a row id or a row label."""
+        return [
+            policy
+            for policy in self.policies.values()
+            if dependency in (policy.row.dependency, policy.row.id, policy.row.label)
+        ]
+
+    # -- running
+
+    async def start(self) -> None:
+        """Start the background work."""
+        self._started = True
+        for name, work in self._background:
+            self._spawn(name, work)
+
+    async def close(self) -> None:
+        """Stop background work, then close what was registered, in reverse order; every step is bounded."""
+        self._started = False
+        await self._stop_tasks()
+        for name, closer in reversed(self._closers):
+            await self._close_one(name, closer)
+        self._closers.clear()
+        tracing = asyncio.to_thread(self.tracing.close)
+        await self._close_one("tracing", lambda: tracing, limit=TRACER_SHUTDOWN + 1)
+        self.access_log.close()
+
+    def _spawn(self, name: str, work: Work) -> None:
+        task = asyncio.get_running_loop().create_task(self._supervise(name, work), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _supervise(self, name: str, work: Work) -> None:
+        restarts = 0
+        while True:
+            begun = self.clock.monotonic()
+            try:
+                await work()
+            except Exception:  # noqa: BLE001 (a supervisor outlives whatever it supervises)
+                log.error("background work failed", work=name, restarts=restarts, exc_info=True)
+            else:
+                return
+            if self.clock.monotonic() - begun > RESTART_WAITS[-1]:
+                restarts = 0
+            await self.clock.sleep(RESTART_WAITS[min(restarts, len(RESTART_WAITS) - 1)])
+            restarts += 1
+
+    async def _stop_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=STOP_TIMEOUT)
+            for task in late:
+                log.warning("background work did not stop in time", work=task.get_name())
+
+    async def _close_one(self, name: str, closer: Work, limit: float = CLOSE_TIMEOUT) -> None:
+        try:
+            await hard_timeout(closer(), limit, name=name)
+        except Exception as error:  # noqa: BLE001 (the other closers still have to run)
+            log.warning("closing failed", what=name, error=type(error).__name__)
+
+    # -- watching
+
+    def _on_event(self, event: Event) -> None:
+        if not isinstance(event, Transitioned):
+            return
+        change = event.transition
+        log.warning(
+            "circuit changed",
+            row=event.row,
+            dependency=event.dependency,
+            old=change.old.value,
+            new=change.new.value,
+            reason=change.reason,
+            failures=change.failures,
+        )
+        self._update_mode()
+
+    def _mode_changed(self, old: Mode, new: Mode) -> None:
+        log.warning("mode changed", old=old.value, new=new.value)
+
+    def _update_mode(self) -> None:
+        self.tracker.update(self.rows())
+        self._show_mode()
+
+    def _show_mode(self) -> None:
+        outside = sum(spent for mode, spent in self.tracker.seconds.items() if mode is not Mode.NORMAL)
+        self.metrics.mode(self.tracker.mode, outside)
+
+    async def _refresh_forever(self) -> None:
+        while True:
+            self._update_mode()
+            await self._refresh_queue()
+            await self.clock.sleep(REFRESH_EVERY)
+
+    async def _refresh_queue(self) -> None:
+        if self.queue is None:
+            return
+        try:
+            stats = await hard_timeout(self.queue.stats(), QUEUE_TIMEOUT, name="queue stats")
+        except Exception as error:  # noqa: BLE001 (the store may be down: the last numbers stay, marked)
+            self.queue_view = QueueView(self.queue_view.stats, type(error).__name__)
+        else:
+            self.queue_view = QueueView(stats)
+            self.metrics.queue(stats.depth, stats.oldest_age, stats.dead)
+
+
+def _bulkhead(row: Row, limit: int | None, waiting: int | None) -> Bulkhead | None:
+    if limit is None:
+        return None
+    return Bulkhead(row.id, limit, limit * BULKHEAD_WAITING_FACTOR if waiting is None else waiting)
