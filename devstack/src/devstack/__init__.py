@@ -1,1 +1,6 @@
-"""The platform as processes on real servers, with a fault proxy on every edge; the auralink command."""
+"""The platform as processes on real servers, with a fault proxy on every edge: for development, demonstrations and tests."""
+
+from devstack.stack import ChaosError, Healed, NotReady, Stack
+from devstack.topology import Topology
+
+__all__ = ["ChaosError", "Healed", "NotReady", "Stack", "Topology"]
