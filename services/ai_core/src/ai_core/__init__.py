@@ -1,1 +1,1 @@
-"""The AI Core service: agents and the provider chain."""
+"""AI Core: agents, and chat with them through a language model provider."""

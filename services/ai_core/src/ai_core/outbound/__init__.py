@@ -1,0 +1,1 @@
+"""What AI Core talks to: one module per dependency."""

@@ -1,0 +1,99 @@
+"""Brings a database's schema up to date when a service starts, however many instances start at once.
+
+Everything happens in one transaction on one connection: an advisory lock lets one instance in at a time, and the lock,
+like the half-made schema, is gone when the instance dies. Waiting for the lock is bounded; whoever gives up tries
+again. Alembic is synchronous; on SQLAlchemy's asynchronous connection its statements wait without blocking the event
+loop, and can be cancelled. Its reading of a few small files does block, for milliseconds, once.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from resilience import Clock
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from ai_core.outbound.engine import driver_url
+
+CONNECT_LIMIT = 2.0
+"""Seconds to reach the server."""
+LOCK_LIMIT = 10.0
+"""Seconds to wait for another instance's migration, or for a lock on a table."""
+STATEMENT_LIMIT = 60.0
+"""Seconds a single statement of a migration may take."""
+RETRY_INTERVAL = 1.0
+"""Seconds between attempts."""
+
+
+async def upgrade(url: str, scripts: Path) -> None:
+    """Upgrade the database at ``url`` to the newest revision in ``scripts``.
+
+    Raises what the driver raises; the transaction is then rolled back.
+    """
+    engine = create_async_engine(
+        driver_url(url),
+        poolclass=NullPool,
+        connect_args={"timeout": CONNECT_LIMIT, "command_timeout": STATEMENT_LIMIT},
+    )
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(_migrate, scripts)
+    finally:
+        await engine.dispose()
+
+
+def _migrate(connection: Connection, scripts: Path) -> None:
+    limit = sa.text("SELECT set_config('lock_timeout', :limit, true)")
+    connection.execute(limit, {"limit": f"{LOCK_LIMIT:g}s"})
+    connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key(scripts)})
+    config = Config()
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def lock_key(scripts: Path) -> int:
+    """The advisory lock's key (a signed 64-bit number), the same for every instance of the service."""
+    digest = hashlib.sha256(f"auralink migrations {scripts.parent.name}".encode()).digest()
+    return int.from_bytes(digest[:8], signed=True)
+
+
+class Migrator:
+    """Upgrades once, as soon as the database is there.
+
+    ``reach`` is a cheap call to the database under its policy: its failures open the circuit, so that a service started
+    without its database says so before the first request. ``failed`` is told each attempt's error.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        scripts: Path,
+        reach: Callable[[], Awaitable[object]],
+        clock: Clock,
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._url = url
+        self._scripts = scripts
+        self._reach = reach
+        self._clock = clock
+        self._failed = failed
+        self.done = asyncio.Event()
+
+    async def run(self) -> None:
+        """Try until it has succeeded; cancelling stops the trying."""
+        while not self.done.is_set():
+            try:
+                await self._reach()
+                await upgrade(self._url, self._scripts)
+            except Exception as error:  # noqa: BLE001 - whatever it was, the database is not usable yet
+                self._failed(error)
+                await self._clock.sleep(RETRY_INTERVAL)
+            else:
+                self.done.set()

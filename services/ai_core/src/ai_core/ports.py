@@ -1,0 +1,78 @@
+"""What AI Core needs from outside, as interfaces, each kept by one module of ``outbound``; and how those may fail."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from ai_core.model import Agent, Completion, Cursor, Turn
+
+
+class StoreUnavailable(Exception):  # noqa: N818
+    """The database could not be used: unreachable, too slow, shutting down, or not migrated yet."""
+
+
+class StoreDisconnected(StoreUnavailable):
+    """A pooled connection turned out to be closed before anything was sent on it: trying again is safe, once."""
+
+
+class ProviderFailed(Exception):  # noqa: N818
+    """The provider did not answer usefully: unreachable, 5xx, a refused key, or an answer that is no completion."""
+
+
+class ProviderBusy(Exception):  # noqa: N818
+    """The provider asked to be left alone (429); ``retry_after`` in seconds, None when it did not say."""
+
+    def __init__(self, provider: str, retry_after: float | None) -> None:
+        super().__init__(f"{provider} asked to be left alone")
+        self.retry_after = retry_after
+
+
+class ModelUnknown(Exception):  # noqa: N818
+    """The provider is well but does not have the model; another provider might."""
+
+
+class AgentStore(Protocol):
+    """Agents and their conversations, each seen by its owner only. Every method may raise StoreUnavailable."""
+
+    async def create(self, agent: Agent, key: str, fingerprint: str) -> Agent:
+        """Stores a new agent. The same owner, ``key`` and ``fingerprint`` again gives the agent made the first time.
+
+        Raises KeyReused, TooManyAgents.
+        """
+        ...
+
+    async def get(self, owner_id: str, agent_id: str) -> Agent:
+        """Raises AgentUnknown."""
+        ...
+
+    async def page(self, owner_id: str, limit: int, after: Cursor | None) -> list[Agent]:
+        """At most ``limit`` agents, newest first."""
+        ...
+
+    async def update(self, owner_id: str, agent_id: str, fields: Mapping[str, str], at: float) -> Agent:
+        """Sets the fields and the time of the change (unix seconds). Raises AgentUnknown."""
+        ...
+
+    async def delete(self, owner_id: str, agent_id: str) -> None:
+        """Deletes the agent and its conversations. Raises AgentUnknown."""
+        ...
+
+    async def conversation(self, owner_id: str, agent_id: str, conversation_id: str) -> tuple[Agent, list[Turn]]:
+        """The agent, and the conversation's kept turns, oldest first; none when it is new. Raises AgentUnknown."""
+        ...
+
+    async def remember(self, agent: Agent, conversation_id: str, turns: Sequence[Turn], at: float) -> None:
+        """Appends turns to a conversation, keeping the newest ones; does nothing when the agent is gone."""
+        ...
+
+
+class ChatProvider(Protocol):
+    """A language model provider."""
+
+    @property
+    def name(self) -> str:
+        """The provider's name in the chain, for example "openai"."""
+        ...
+
+    async def complete(self, model: str, turns: Sequence[Turn]) -> Completion:
+        """The model's answer. Raises ProviderFailed, ProviderBusy, ModelUnknown, RequestRefused."""
+        ...

@@ -1,0 +1,1 @@
+"""What AI Core does, free of frameworks and drivers."""

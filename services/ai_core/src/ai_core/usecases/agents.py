@@ -1,0 +1,72 @@
+"""Agents: making, reading, listing, changing and deleting one's own (row A1, ai_core.postgres)."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+
+from resilience import Clock, Policy, Served
+
+from ai_core.model import Agent, AgentUnknown, Cursor, Page, checked, checked_page_size, is_id
+from ai_core.ports import AgentStore
+
+
+class Agents:
+    """Each method acts for ``owner``, who sees no other agents than the own ones."""
+
+    def __init__(self, store: AgentStore, postgres: Policy, clock: Clock) -> None:
+        self._store = store
+        self._postgres = postgres
+        self._clock = clock
+
+    async def create(self, owner: str, name: str, system_prompt: str, model: str, key: str = "") -> Served[Agent]:
+        """A new agent; a repeated ``key`` gives the one made the first time.
+
+        Raises Invalid, KeyReused, TooManyAgents.
+        """
+        texts = checked({"name": name, "system_prompt": system_prompt, "model": model})
+        checked({"idempotency_key": key})
+        now = self._clock.time()
+        agent = Agent(str(uuid.uuid4()), owner, name, system_prompt, model, now, now)
+        return await self._postgres.serve(lambda: self._store.create(agent, key, _fingerprint(texts)))
+
+    async def get(self, owner: str, agent_id: str) -> Served[Agent]:
+        """Raises AgentUnknown."""
+        known = _known(agent_id)
+        return await self._postgres.serve(lambda: self._store.get(owner, known))
+
+    async def page(self, owner: str, page_size: int = 0, cursor: str = "") -> Served[Page]:
+        """Newest first. Raises Invalid for a size out of range or a foreign cursor."""
+        size, after = checked_page_size(page_size), Cursor.parse(cursor)
+        found = await self._postgres.serve(lambda: self._store.page(owner, size + 1, after))
+        return found.map(lambda agents: _page(agents, size))
+
+    async def update(self, owner: str, agent_id: str, fields: Mapping[str, str]) -> Served[Agent]:
+        """Sets the given fields; with none given it is a read. Raises AgentUnknown, Invalid."""
+        texts = checked(fields)
+        if not texts:
+            return await self.get(owner, agent_id)
+        known, now = _known(agent_id), self._clock.time()
+        return await self._postgres.serve(lambda: self._store.update(owner, known, texts, now))
+
+    async def delete(self, owner: str, agent_id: str) -> Served[None]:
+        """Deletes an agent with its conversations. Raises AgentUnknown."""
+        known = _known(agent_id)
+        return await self._postgres.serve(lambda: self._store.delete(owner, known))
+
+
+def _known(agent_id: str) -> str:
+    """An id that could be one of ours; anything else names no agent."""
+    if not is_id(agent_id):
+        raise AgentUnknown
+    return agent_id
+
+
+def _page(found: list[Agent], size: int) -> Page:
+    items = found[:size]
+    return Page(items, str(Cursor.after(items[-1])) if len(found) > size else "")
+
+
+def _fingerprint(texts: Mapping[str, str]) -> str:
+    """Tells whether a repeated idempotency key came with the same request."""
+    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
