@@ -1,0 +1,438 @@
+"""Durable write queue: writes accepted while their database is away are applied later, once and in order.
+
+The rules, whatever dies at whatever moment:
+
+* *Once.* Every write carries an operation id. The target records the id in the transaction that applies the write
+  (the "fence"), so one that arrives twice (a retry, a second drainer, a frozen statement that wakes up) has one effect.
+* *In order.* The store keeps one sequence. Operations of one entity are applied in that sequence; one that fails holds
+  back the later ones of its entity, and only those, until it succeeds or is buried.
+* *Nothing lost.* An operation leaves the queue only after its transaction has committed. A crash in between is repaired
+  by the next drainer, who finds the fence and only tidies up.
+* *Nothing silent.* What cannot be applied (failed after its retries, too old, malformed) moves to the dead letters
+  with its reason.
+
+This module holds the values, the rules as pure functions, the ports and the drain loop. A store lives in
+``resilience.integrations``; the target belongs to the service whose rows are written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Protocol
+
+from resilience.clock import SYSTEM_CLOCK, Clock
+from resilience.errors import CallTimeout, CircuitBreakerOpen, MalformedOperation, QueueUnavailable
+
+
+class OperationStatus(StrEnum):
+    """Where an accepted write is."""
+
+    QUEUED = "queued"
+    APPLYING = "applying"
+    APPLIED = "applied"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One accepted write. ``entity`` names what it changes (``user:<id>``) and is the unit of ordering."""
+
+    id: str
+    kind: str
+    entity: str
+    owner: str
+    payload: dict[str, Any]
+    fingerprint: str = ""
+    generation: int = 0
+    """Counts the replays of a buried operation; each generation is fenced on its own."""
+    accepted_at: float = 0.0
+    """Unix seconds on the store's clock; set by the store."""
+
+    @property
+    def fence(self) -> str:
+        """The key under which the target remembers that this operation was applied or buried."""
+        return f"{self.id}#{self.generation}" if self.generation else self.id
+
+    def encode(self) -> bytes:
+        """The stored form; ``accepted_at`` is the store's to keep."""
+        document: dict[str, Any] = {
+            "id": self.id,
+            "kind": self.kind,
+            "entity": self.entity,
+            "owner": self.owner,
+            "payload": self.payload,
+        }
+        if self.fingerprint:
+            document["fingerprint"] = self.fingerprint
+        if self.generation:
+            document["generation"] = self.generation
+        return json.dumps(document, separators=(",", ":")).encode()
+
+
+_TEXT_FIELDS = ("id", "kind", "entity", "owner")
+
+
+def decode(body: bytes, accepted_at: float, loads: Callable[[bytes], Any] = json.loads) -> Operation:
+    """Reads a stored operation. Raises MalformedOperation when it is none."""
+    try:
+        document = loads(body)
+        operation = Operation(
+            id=document["id"],
+            kind=document["kind"],
+            entity=document["entity"],
+            owner=document["owner"],
+            payload=document["payload"],
+            fingerprint=document.get("fingerprint", ""),
+            generation=document.get("generation", 0),
+            accepted_at=accepted_at,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise MalformedOperation(f"not an operation: {type(error).__name__}") from error
+    if not isinstance(operation.payload, dict) or not isinstance(operation.generation, int):
+        raise MalformedOperation("not an operation: wrong types")
+    if not all(isinstance(document[name], str) and (document[name] or name == "owner") for name in _TEXT_FIELDS):
+        raise MalformedOperation("not an operation: wrong types")
+    return operation
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One place in the queue; ``operation`` is None when the stored bytes are malformed."""
+
+    position: str
+    body: bytes
+    operation: Operation | None
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRecord:
+    """What is known of an operation."""
+
+    operation: Operation | None
+    status: OperationStatus
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """Size and age of a queue; ``oldest_age`` in seconds, 0 when empty."""
+
+    depth: int
+    oldest_age: float
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class Burial:
+    """An entry on its way to the dead letters."""
+
+    entry: Entry
+    reason: str
+    """``failed``, ``expired`` or ``malformed``."""
+    error: str
+
+
+Described = list[dict[str, Any]]
+"""Queue items as plain data, without their payloads."""
+
+
+class QueueAdmin(Protocol):
+    """What an operator can do with a queue; all raise QueueUnavailable when the store is away."""
+
+    name: str
+
+    async def stats(self) -> QueueStats: ...
+    async def list(self, limit: int, after: str = "") -> Described: ...
+    async def dead(self, limit: int, after: str = "") -> Described: ...
+    async def replay(self, operation_id: str) -> bool: ...
+    async def discard(self, operation_id: str) -> bool: ...
+    async def clear(self) -> int: ...
+
+
+class QueueStore(QueueAdmin, Protocol):
+    """The durable sequence of accepted writes, shared by all instances of a service.
+
+    Every method raises QueueUnavailable when the store cannot be reached in time. ``append`` is atomic: when it
+    raises, nothing was accepted.
+    """
+
+    async def append(self, operation: Operation) -> OperationRecord:
+        """Accepts an operation, or returns what became of the same id before. Raises QueueFull."""
+        ...
+
+    async def read(self, limit: int, after: str = "") -> tuple[Sequence[Entry], float]:
+        """Entries in order of acceptance behind position ``after``, and the store's time (unix seconds)."""
+        ...
+
+    async def settle(self, applied: Sequence[Entry], buried: Sequence[Burial]) -> None:
+        """Removes entries whose fate is recorded; harmless when repeated."""
+        ...
+
+    async def note_failure(self, operation_id: str, error: str) -> int:
+        """Counts a failed attempt and returns how many there were."""
+        ...
+
+    async def note_applying(self, last: str) -> None:
+        """Marks everything up to position ``last`` as being applied."""
+        ...
+
+    async def record(self, operation_id: str) -> OperationRecord | None:
+        """What the store knows of an operation; None when nothing."""
+        ...
+
+    async def waiting(self, entity: str) -> Sequence[Operation]:
+        """The entity's accepted and not yet settled operations, in order."""
+        ...
+
+
+class Fate(StrEnum):
+    """What the target did with an operation of a batch."""
+
+    APPLIED = "applied"
+    REJECTED = "rejected"
+    BURIED = "buried"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Outcome of one operation; ``value`` is the target's own (a fresh row, for the caches)."""
+
+    operation: Operation
+    fate: Fate
+    error: str = ""
+    value: Any = None
+
+
+class TargetSession(Protocol):
+    """One transaction of the target, held by one drainer at a time."""
+
+    async def apply(self, operations: Sequence[Operation]) -> Sequence[Result]:
+        """Applies operations in order and fences each; one already fenced is reported as what it was.
+
+        A rejected operation leaves no trace, and the later ones of its entity are left alone and not reported. An
+        exception means that nothing of the batch has happened.
+        """
+        ...
+
+    async def bury(self, operations: Sequence[Operation], error: str) -> None:
+        """Fences operations as dead, so that a late duplicate cannot apply them."""
+        ...
+
+
+class Target(Protocol):
+    """Where queued writes go. ``session`` yields None when another drainer has it."""
+
+    def session(self) -> AbstractAsyncContextManager[TargetSession | None]: ...
+
+    def is_outage(self, error: BaseException) -> bool:
+        """True when the target itself failed; False when it refused the data."""
+        ...
+
+
+Caller = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to do with a stretch of the queue."""
+
+    apply: list[Entry] = field(default_factory=list)
+    expired: list[Entry] = field(default_factory=list)
+    malformed: list[Entry] = field(default_factory=list)
+
+
+def plan(entries: Sequence[Entry], now: float, ttl: float, blocked: set[str]) -> Plan:
+    """Sorts entries by what is due; those of a blocked entity wait, expired ones included, so that order holds."""
+    result = Plan()
+    for entry in entries:
+        operation = entry.operation
+        if operation is None:
+            result.malformed.append(entry)
+        elif operation.entity in blocked:
+            continue
+        elif now - operation.accepted_at > ttl:
+            result.expired.append(entry)
+        else:
+            result.apply.append(entry)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class DrainSettings:
+    """``ttl`` and ``interval`` in seconds; ``retry_waits`` are the pauses before each retry of a failing operation."""
+
+    batch_size: int = 500
+    ttl: float = 3600.0
+    interval: float = 30.0
+    retry_waits: tuple[float, ...] = (0.2, 0.4, 0.8)
+    contended_wait: float = 0.2
+
+
+class Busy(Exception):
+    """Another drainer holds the target."""
+
+
+class Drainer:
+    """Moves the queue into the target while the target can be reached.
+
+    ``call`` runs one transaction under the dependency's policy. ``on_applied`` receives the results of each committed
+    batch (to refresh caches); its failure is the caller's to handle, it must not raise.
+    """
+
+    def __init__(
+        self,
+        store: QueueStore,
+        target: Target,
+        *,
+        call: Caller,
+        settings: DrainSettings | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        on_applied: Callable[[Sequence[Result]], Awaitable[None]] | None = None,
+    ) -> None:
+        self._store = store
+        self._target = target
+        self._call = call
+        self._settings = settings or DrainSettings()
+        self._clock = clock
+        self._on_applied = on_applied
+        self._kicked = asyncio.Event()
+        self._blocked: dict[str, float] = {}
+        self._batch_size = self._settings.batch_size
+
+    def kick(self) -> None:
+        """Asks for a drain now: the circuit closed, or somebody saw a waiting write."""
+        self._kicked.set()
+
+    async def run(self) -> None:
+        """Drains on every kick and every ``interval`` seconds, until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.interval):
+                    await self._kicked.wait()
+            self._kicked.clear()
+            await self.drain()
+
+    async def drain(self) -> int:
+        """Passes over the queue until it is empty or the target or the store is gone; returns how many were settled."""
+        settled = 0
+        with contextlib.suppress(QueueUnavailable, CircuitBreakerOpen):
+            while True:
+                done, left = await self._pass()
+                settled += done
+                if not left:
+                    break
+                await self._clock.sleep(self._pause())
+        return settled
+
+    def _pause(self) -> float:
+        if not self._blocked:
+            return self._settings.contended_wait
+        return max(0.01, min(self._blocked.values()) - self._clock.monotonic())
+
+    async def _pass(self) -> tuple[int, bool]:
+        """One walk over the whole queue: (settled, something is left and worth another walk)."""
+        settled, after, left = 0, "", False
+        while True:
+            entries, now = await self._store.read(self._batch_size, after)
+            if not entries:
+                return settled, left
+            try:
+                count = await self._batch(entries, now)
+            except Busy:
+                return settled, True
+            except CallTimeout:
+                self._batch_size = max(1, self._batch_size // 2)
+                return settled, True
+            except Exception as error:
+                if not self._target.is_outage(error):
+                    raise
+                return settled, False  # the circuit's recovery kicks again
+            self._batch_size = self._settings.batch_size
+            settled += count
+            left = left or count < len(entries)
+            after = entries[-1].position
+
+    def _held_back(self) -> set[str]:
+        """Entities whose failing operation is not due for a retry yet."""
+        now = self._clock.monotonic()
+        self._blocked = {entity: due for entity, due in self._blocked.items() if due > now}
+        return set(self._blocked)
+
+    async def _batch(self, entries: Sequence[Entry], now: float) -> int:
+        held_back = self._held_back()
+        work = plan(entries, now, self._settings.ttl, held_back)
+        await self._store.note_applying(entries[-1].position)
+        buried = [Burial(entry, "malformed", "not an operation") for entry in work.malformed]
+        expired = [entry.operation for entry in work.expired if entry.operation]
+        if expired:
+            await self._call(lambda: self._bury(expired, "expired"))
+            buried += [Burial(entry, "expired", "older than the queue's time to live") for entry in work.expired]
+        results = await self._apply([entry.operation for entry in work.apply if entry.operation])
+        by_id = {entry.operation.id: entry for entry in work.apply if entry.operation}
+        applied = [by_id[result.operation.id] for result in results if result.fate is Fate.APPLIED]
+        for result in results:
+            if result.fate is Fate.BURIED:
+                buried.append(Burial(by_id[result.operation.id], "failed", result.error))
+        if self._on_applied and applied:
+            await self._on_applied([result for result in results if result.fate is Fate.APPLIED])
+        await self._store.settle(applied, buried)
+        return len(applied) + len(buried)
+
+    async def _apply(self, operations: Sequence[Operation]) -> list[Result]:
+        """Applies a batch in one transaction; a refused batch is halved until the refused operation stands alone."""
+        due = [operation for operation in operations if operation.entity not in self._blocked]
+        if not due:
+            return []
+        try:
+            results = list(await self._call(lambda: self._transaction(due)))
+        except (Busy, CallTimeout, CircuitBreakerOpen, QueueUnavailable):
+            raise
+        except Exception as error:
+            if self._target.is_outage(error):
+                raise
+            if len(due) == 1:
+                return await self._failed(due[0], type(error).__name__)
+            middle = len(due) // 2
+            return await self._apply(due[:middle]) + await self._apply(due[middle:])
+        return await self._sort_out(results)
+
+    async def _transaction(self, operations: Sequence[Operation]) -> Sequence[Result]:
+        async with self._target.session() as session:
+            if session is None:
+                raise Busy
+            return await session.apply(operations)
+
+    async def _bury(self, operations: Sequence[Operation], error: str) -> None:
+        async with self._target.session() as session:
+            if session is None:
+                raise Busy
+            await session.bury(operations, error)
+
+    async def _sort_out(self, results: Sequence[Result]) -> list[Result]:
+        done = [result for result in results if result.fate is not Fate.REJECTED]
+        for result in results:
+            if result.fate is Fate.REJECTED:
+                done += await self._failed(result.operation, result.error)
+        return done
+
+    async def _failed(self, operation: Operation, error: str) -> list[Result]:
+        """Counts the attempt: holds the entity back until the retry is due, or buries the operation."""
+        attempts = await self._store.note_failure(operation.id, error)
+        waits = self._settings.retry_waits
+        if attempts <= len(waits):
+            self._blocked[operation.entity] = self._clock.monotonic() + waits[attempts - 1]
+            return []
+        await self._call(lambda: self._bury([operation], error))
+        self._blocked.pop(operation.entity, None)
+        return [Result(operation, Fate.BURIED, error)]
+
+
+def replayed(operation: Operation) -> Operation:
+    """The next generation of a buried operation: a new fence, so that it may be applied once more."""
+    return replace(operation, generation=operation.generation + 1, accepted_at=0.0)

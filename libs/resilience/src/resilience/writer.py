@@ -1,0 +1,142 @@
+"""Writes that survive their database: straight to it when that is safe, otherwise into the queue.
+
+A direct write may only go when no accepted write of the same entity is still waiting. If one is, the new write joins
+the queue behind it and its caller waits for the drain: even across the moment of recovery an entity's writes are
+applied in the order in which they were accepted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from resilience.breaker import CircuitState
+from resilience.clock import SYSTEM_CLOCK, Clock
+from resilience.errors import QueueFull, QueueUnavailable
+from resilience.fallback import Rung
+from resilience.outcome import Served
+from resilience.policy import Policy
+from resilience.queue import Drainer, Operation, OperationRecord, OperationStatus, QueueStats, QueueStore
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Written(Generic[T]):
+    """The write is in the database; ``value`` is what the target returned."""
+
+    value: T
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The write is in the queue, or went through it; ``record.status`` says how far it is."""
+
+    record: OperationRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Neither the database nor the queue took the write; ``full`` when the queue had no room."""
+
+    full: bool
+
+
+_UNSETTLED = (OperationStatus.QUEUED, OperationStatus.APPLYING)
+
+
+class DurableWriter:
+    """The write path of a row with a queue; ``fallback`` is the queue's name in headers and metrics.
+
+    ``settle_wait`` (seconds) bounds how long a write that had to queue behind another waits to be applied before its
+    caller is told that it is queued.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        store: QueueStore,
+        drainer: Drainer,
+        *,
+        fallback: str,
+        settle_wait: float = 1.0,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._policy = policy
+        self._store = store
+        self._drainer = drainer
+        self._fallback = fallback
+        self._settle_wait = settle_wait
+        self._clock = clock
+        self._depth = 0
+
+    async def write(
+        self, operation: Operation, direct: Callable[[bool], Awaitable[T]]
+    ) -> Served[Written[T] | Accepted | Refused]:
+        """Applies the operation with ``direct`` or queues it.
+
+        ``direct(unordered)`` runs one transaction; ``unordered`` is True when the queue could not be asked about older
+        writes. Errors that are answers of the target are raised as they are.
+        """
+        unordered = False
+        try:
+            if await self._store.waiting(operation.entity):
+                return await self._behind(operation)
+        except QueueUnavailable:
+            unordered = True
+
+        async def attempt() -> Written[T] | Accepted | Refused:
+            return Written(await direct(unordered))
+
+        async def enqueue(_: BaseException) -> Written[T] | Accepted | Refused:
+            return await self._enqueue(operation)
+
+        return await self._policy.serve(attempt, Rung(self._fallback, enqueue))
+
+    async def _enqueue(self, operation: Operation) -> Accepted | Refused:
+        try:
+            record = await self._store.append(operation)
+        except QueueFull:
+            return Refused(full=True)
+        except QueueUnavailable:
+            return Refused(full=False)
+        self._depth = max(1, self._depth)
+        return Accepted(record)
+
+    async def _behind(self, operation: Operation) -> Served[Written[T] | Accepted | Refused]:
+        """Queues behind an older write of the entity and, with the database there, waits for both to be applied."""
+        outcome = await self._enqueue(operation)
+        if isinstance(outcome, Accepted) and self._policy.breaker.state is not CircuitState.OPEN:
+            outcome = Accepted(await self._settled(operation.id, outcome.record))
+        if isinstance(outcome, Accepted) and outcome.record.status is OperationStatus.APPLIED:
+            return Served(outcome)
+        return Served(outcome, degradations=(self._policy.degradation(self._fallback),))
+
+    async def _settled(self, operation_id: str, record: OperationRecord) -> OperationRecord:
+        self._drainer.kick()
+        deadline = self._clock.monotonic() + self._settle_wait
+        while record.status in _UNSETTLED and self._clock.monotonic() < deadline:
+            await self._clock.sleep(0.02)
+            with contextlib.suppress(QueueUnavailable):
+                record = await self._store.record(operation_id) or record
+        return record
+
+    async def pending(self, entity: str) -> Sequence[Operation]:
+        """The entity's accepted writes that are not applied yet; empty when the queue cannot be asked."""
+        if not self._depth:
+            return []
+        with contextlib.suppress(QueueUnavailable):
+            return await self._store.waiting(entity)
+        return []
+
+    async def watch(self, interval: float = 1.0) -> None:
+        """Has waiting writes drained, also those that other instances accepted; runs until cancelled."""
+        while True:
+            with contextlib.suppress(QueueUnavailable):
+                stats: QueueStats = await self._store.stats()
+                self._depth = stats.depth
+                if stats.depth and self._policy.breaker.state is CircuitState.CLOSED:
+                    self._drainer.kick()
+            await self._clock.sleep(interval)

@@ -1,0 +1,89 @@
+"""What the Dashboard promises while a dependency is gone: its rows of the degradation matrix."""
+
+from __future__ import annotations
+
+from resilience import Priority, Row
+
+REDIS_CACHE = "redis-cache"
+MEMORY_CACHE = "memory-cache"
+REDIS_QUEUE = "redis-queue"
+MEMORY_SESSIONS = "memory-sessions"
+
+QUEUED_TEXT = "Service temporarily unavailable. Your change is saved and will be applied."
+
+POSTGRES = Row(
+    id="dashboard.postgres",
+    label="D1",
+    service="dashboard",
+    dependency="postgres",
+    title="PostgreSQL",
+    priority=Priority.P0,
+    impact="critical",
+    max_failures=5,
+    open_seconds=60,
+    call_timeout=1.0,
+    fallbacks=(REDIS_CACHE, MEMORY_CACHE, REDIS_QUEUE),
+    promise="Reads are answered from the Redis copy, then the process's own, marked stale and showing the reader's own "
+    "queued writes as pending; writes are queued and answered 503 with queued: true, or 202 when asked for.",
+    recovery="A probe finds the database within about a second of its return; the queue is drained in order per "
+    "entity, then the copies are refreshed.",
+    data_loss="low (queued)",
+    user_text="Data may be outdated",
+)
+
+REDIS = Row(
+    id="dashboard.redis",
+    label="D2",
+    service="dashboard",
+    dependency="redis",
+    title="Redis",
+    priority=Priority.P1,
+    impact="medium",
+    max_failures=3,
+    open_seconds=30,
+    call_timeout=0.6,
+    fallbacks=(MEMORY_SESSIONS,),
+    promise="Sessions this instance has seen in the last 5 minutes stay valid, logged-out ones stay logged out; a new "
+    "login lives on this instance only; login limits are off; writes go to the database.",
+    recovery="Sessions made or ended meanwhile are written to Redis when it is back.",
+    data_loss="medium (per instance)",
+    user_text="You may have to log in again",
+)
+
+AI_CORE = Row(
+    id="dashboard.ai_core",
+    label="D3",
+    service="dashboard",
+    dependency="ai-core",
+    title="AI Core",
+    priority=Priority.P2,
+    impact="low",
+    max_failures=5,
+    open_seconds=60,
+    call_timeout=1.8,
+    fallbacks=(),
+    promise="Agents and chat answer with an error and the time to retry; accounts and rooms are untouched.",
+    recovery="The channel finds a restarted AI Core within about a second.",
+    data_loss="none",
+    user_text="AI temporarily unavailable",
+)
+
+WEBRTC = Row(
+    id="dashboard.webrtc",
+    label="D4",
+    service="dashboard",
+    dependency="webrtc",
+    title="WebRTC signalling",
+    priority=Priority.P0,
+    impact="high",
+    max_failures=3,
+    open_seconds=30,
+    call_timeout=1.8,
+    fallbacks=(),
+    promise="Rooms answer with an error and the time to retry; accounts and agents are untouched.",
+    recovery="The channel finds a restarted WebRTC service within about a second.",
+    data_loss="none",
+    user_text="Video calling temporarily unavailable",
+)
+
+ROWS: tuple[Row, ...] = (POSTGRES, REDIS, AI_CORE, WEBRTC)

@@ -1,0 +1,136 @@
+"""Accounts in PostgreSQL, each write recorded under its operation id in the same statement."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+
+import asyncpg
+from resilience import Operation, OperationRecord, OperationStatus
+
+from dashboard.model import Credentials, EmailTaken, KeyReused, Page, User, UserUnknown
+from dashboard.outbound.postgres import Database
+
+COLUMNS = """u.id::text, u.email, u.display_name, u.role, extract(epoch FROM u.created_at)::float8,
+    extract(epoch FROM u.updated_at)::float8, u.revision"""
+
+_GET = f"SELECT {COLUMNS} FROM users u WHERE u.id = $1"  # noqa: S608 - constants only
+_CREDENTIALS = "SELECT id::text, password_hash, role FROM users WHERE email = $1"
+_PAGE = f"""SELECT {COLUMNS} FROM users u
+    WHERE (u.created_at, u.id) > (to_timestamp($2), $3::uuid) ORDER BY u.created_at, u.id LIMIT $1"""  # noqa: S608
+_FENCE = """fence AS (INSERT INTO operations (id, kind, entity, owner, fingerprint)
+    VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING RETURNING id)"""
+_CREATE = f"""WITH {_FENCE}, u AS (
+    INSERT INTO users (id, email, display_name, password_hash)
+    SELECT $6::uuid, $7, $8, $9 FROM fence RETURNING *) SELECT {COLUMNS} FROM u"""  # noqa: S608
+_UNORDERED = "unordered_at = CASE WHEN $7 THEN clock_timestamp() ELSE unordered_at END"
+_CHANGE = f"""WITH {_FENCE}, u AS (
+    UPDATE users SET display_name = coalesce($8, display_name), revision = revision + 1,
+        updated_at = clock_timestamp(), {_UNORDERED}
+    WHERE id = $6::uuid AND EXISTS (SELECT FROM fence) RETURNING *) SELECT {COLUMNS} FROM u"""  # noqa: S608
+_DELETE = f"""WITH {_FENCE} DELETE FROM users u
+    WHERE id = $6::uuid AND EXISTS (SELECT FROM fence) RETURNING {COLUMNS}"""  # noqa: S608
+_FENCED = "SELECT kind, entity, owner, fingerprint, error FROM operations WHERE id = $1"
+
+
+def user_of(row: asyncpg.Record) -> User:
+    """Reads a row of COLUMNS."""
+    return User(*row)
+
+
+def _fence_of(operation: Operation) -> tuple[str, str, str, str, str]:
+    return (operation.fence, operation.kind, operation.entity, operation.owner, operation.fingerprint)
+
+
+def _user_id(operation: Operation) -> str:
+    return operation.entity.removeprefix("user:")
+
+
+class PostgresUsers:
+    """See the port."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, user_id: str) -> User:
+        """Raises UserUnknown."""
+        row = await self._database.fetchrow(_GET, user_id)
+        if row is None:
+            raise UserUnknown
+        return user_of(row)
+
+    async def credentials(self, email: str) -> Credentials | None:
+        """The login of an address, or None."""
+        row = await self._database.fetchrow(_CREDENTIALS, email)
+        return Credentials(*row) if row else None
+
+    async def page(self, limit: int, cursor: str | None) -> Page[User]:
+        """Accounts in order of creation. Raises ValueError for a cursor that is none."""
+        after, after_id = _decode_cursor(cursor)
+        rows = await self._database.fetch(_PAGE, limit + 1, after, after_id)
+        users = [user_of(row) for row in rows[:limit]]
+        return Page(users, _encode_cursor(users[-1]) if len(rows) > limit else None)
+
+    async def create(self, operation: Operation) -> User:
+        """Raises EmailTaken, KeyReused."""
+        new = operation.payload
+        try:
+            row = await self._database.fetchrow(
+                _CREATE, *_fence_of(operation), new["id"], new["email"], new["display_name"], new["password_hash"]
+            )
+        except asyncpg.UniqueViolationError as error:
+            raise EmailTaken from error
+        if row is None:
+            await self._repeated(operation)
+            return await self.get(new["id"])
+        return user_of(row)
+
+    async def change(self, operation: Operation, *, unordered: bool) -> User:
+        """Raises UserUnknown, KeyReused."""
+        user_id = _user_id(operation)
+        row = await self._database.fetchrow(
+            _CHANGE, *_fence_of(operation), user_id, unordered, operation.payload.get("display_name")
+        )
+        if row is not None:
+            return user_of(row)
+        await self._repeated(operation)
+        return await self.get(user_id)
+
+    async def delete(self, operation: Operation, *, unordered: bool) -> None:  # noqa: ARG002 - nothing outlives a delete
+        """Deleting what is gone is no error. Raises KeyReused."""
+        if await self._database.fetchrow(_DELETE, *_fence_of(operation), _user_id(operation)) is None:
+            await self._repeated(operation)
+
+    async def _repeated(self, operation: Operation) -> bool:
+        """True when the operation was here before; raises KeyReused when it was another one under the same key."""
+        row = await self._database.fetchrow(_FENCED, operation.fence)
+        if row is None:
+            return False
+        if row["fingerprint"] != operation.fingerprint:
+            raise KeyReused
+        return True
+
+    async def operation(self, operation_id: str) -> OperationRecord | None:
+        """An applied or buried operation, without its payload."""
+        row = await self._database.fetchrow(_FENCED, operation_id)
+        if row is None:
+            return None
+        operation = Operation(operation_id, row["kind"], row["entity"], row["owner"], {}, row["fingerprint"])
+        if row["error"] is None:
+            return OperationRecord(operation, OperationStatus.APPLIED)
+        return OperationRecord(operation, OperationStatus.DEAD, row["error"])
+
+
+def _encode_cursor(user: User) -> str:
+    return base64.urlsafe_b64encode(json.dumps([user.created_at, user.id]).encode()).decode()
+
+
+def _decode_cursor(cursor: str | None) -> tuple[float, str]:
+    if not cursor:
+        return 0.0, "00000000-0000-0000-0000-000000000000"
+    try:
+        created_at, user_id = json.loads(base64.urlsafe_b64decode(cursor))
+        return float(created_at), str(user_id)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise ValueError("cursor is not one of ours") from error

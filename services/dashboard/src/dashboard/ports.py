@@ -1,0 +1,124 @@
+"""What the Dashboard needs from outside, as interfaces; each is kept by one module of ``outbound``.
+
+A method may raise its dependency's own errors; the policy of the row, wired around it, tells an outage from an answer.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from resilience import Operation, OperationRecord, Served
+
+from dashboard.model import Agent, Credentials, IceServer, Page, Reply, Room, RoomTicket, Session, User
+
+
+class Users(Protocol):
+    """Accounts in PostgreSQL. A write's operation id is recorded with it: repeating one changes nothing.
+
+    ``unordered`` says that the queue could not be asked for older writes of the same entity, so that an older one
+    drained later must not undo this one.
+    """
+
+    async def get(self, user_id: str) -> User:
+        """Raises UserUnknown."""
+        ...
+
+    async def credentials(self, email: str) -> Credentials | None: ...
+
+    async def page(self, limit: int, cursor: str | None) -> Page[User]: ...
+
+    async def create(self, operation: Operation) -> User:
+        """Raises EmailTaken, KeyReused."""
+        ...
+
+    async def change(self, operation: Operation, *, unordered: bool) -> User:
+        """Raises UserUnknown, KeyReused."""
+        ...
+
+    async def delete(self, operation: Operation, *, unordered: bool) -> None:
+        """Raises UserUnknown, KeyReused."""
+        ...
+
+    async def operation(self, operation_id: str) -> OperationRecord | None:
+        """An operation that was applied or buried; its ``operation`` carries no payload."""
+        ...
+
+
+class Copies(Protocol):
+    """Last known good copies of users, for the time without a database."""
+
+    def keep(self, user: User) -> None:
+        """Takes note of a fresh user; cheap, writes behind."""
+        ...
+
+    def keep_credentials(self, email: str, credentials: Credentials) -> None: ...
+
+    async def forget(self, user_id: str) -> None:
+        """Drops the copies of a deleted account; best effort."""
+        ...
+
+    async def shared(self, user_id: str) -> tuple[User, float] | None:
+        """The copy in Redis and the unix time it was read from the database."""
+        ...
+
+    def local(self, user_id: str) -> tuple[User, float] | None:
+        """The copy in this process's memory."""
+        ...
+
+    async def credentials(self, email: str) -> Credentials | None: ...
+
+
+class Sessions(Protocol):
+    """Who is logged in."""
+
+    async def create(self, session: Session, seconds: float) -> Served[None]: ...
+
+    async def check(self, session_id: str) -> Served[None]:
+        """Raises SessionUnknown."""
+        ...
+
+    async def end(self, session_id: str) -> Served[None]: ...
+
+
+class LoginLimit(Protocol):
+    """Failed logins are limited per address of the account; off while Redis is away."""
+
+    async def check(self, email: str) -> None:
+        """Raises TooManyLogins."""
+        ...
+
+    async def failed(self, email: str) -> None: ...
+
+
+class Hasher(Protocol):
+    """Slow password hashing, off the event loop."""
+
+    async def hash(self, password: str) -> str: ...
+
+    async def verify(self, password: str, encoded: str) -> bool: ...
+
+    async def verify_nothing(self, password: str) -> None:
+        """Takes as long as verify, so that an unknown address cannot be told from a wrong password."""
+        ...
+
+
+class Rooms(Protocol):
+    """The WebRTC service; ``bearer`` is the caller's token, passed on."""
+
+    async def create(self, bearer: str, name: str, max_participants: int) -> Served[Room]: ...
+    async def get(self, bearer: str, room_id: str) -> Served[Room]: ...
+    async def page(self, bearer: str, limit: int, cursor: str | None) -> Served[Page[Room]]: ...
+    async def delete(self, bearer: str, room_id: str) -> Served[None]: ...
+    async def ticket(self, bearer: str, room_id: str) -> Served[RoomTicket]: ...
+    async def ice_servers(self, bearer: str) -> Served[list[IceServer]]: ...
+
+
+class Agents(Protocol):
+    """The AI Core service."""
+
+    async def create(self, bearer: str, name: str, prompt: str, model: str, key: str) -> Served[Agent]: ...
+    async def get(self, bearer: str, agent_id: str) -> Served[Agent]: ...
+    async def page(self, bearer: str, limit: int, cursor: str | None) -> Served[Page[Agent]]: ...
+    async def change(self, bearer: str, agent_id: str, fields: dict[str, str]) -> Served[Agent]: ...
+    async def delete(self, bearer: str, agent_id: str) -> Served[None]: ...
+    async def chat(self, bearer: str, agent_id: str, message: str, conversation_id: str) -> Served[Reply]: ...

@@ -1,0 +1,1 @@
+"""What the Dashboard does, free of frameworks and drivers."""

@@ -1,0 +1,206 @@
+"""Accounts: registering, reading, changing, deleting, also while the database is away (row D1, dashboard.postgres)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from resilience import (
+    MISSING,
+    Accepted,
+    DurableWriter,
+    Operation,
+    OperationStatus,
+    Policy,
+    Refused,
+    Rung,
+    Served,
+    Written,
+)
+
+from dashboard.degradation import MEMORY_CACHE, REDIS_CACHE
+from dashboard.model import (
+    Credentials,
+    KeyReused,
+    NotAllowed,
+    Page,
+    User,
+    WriteRefused,
+)
+from dashboard.ports import Copies, Hasher, Users
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The write was accepted and will be applied; ``operation_id`` finds it again."""
+
+    operation_id: str
+    status: OperationStatus
+
+
+def user_entity(user_id: str) -> str:
+    """The ordering unit of an account's changes."""
+    return f"user:{user_id}"
+
+
+def _email_entity(email: str) -> str:
+    return f"email:{hashlib.sha256(email.encode()).hexdigest()[:32]}"
+
+
+def _fingerprint(kind: str, entity: str, payload: dict[str, Any]) -> str:
+    """Tells whether a repeated idempotency key came with the same request."""
+    text = json.dumps([kind, entity, payload], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Accounts:
+    """``key_secret`` makes operation ids from idempotency keys unguessable."""
+
+    def __init__(
+        self,
+        users: Users,
+        copies: Copies,
+        policy: Policy,
+        writer: DurableWriter,
+        hasher: Hasher,
+        *,
+        key_secret: bytes,
+    ) -> None:
+        self._users = users
+        self._copies = copies
+        self._policy = policy
+        self._writer = writer
+        self._hasher = hasher
+        self._key_secret = key_secret
+
+    def _operation_id(self, owner: str, key: str | None) -> str:
+        if key is None:
+            return uuid.uuid4().hex
+        return hmac.new(self._key_secret, f"{owner}\n{key}".encode(), hashlib.sha256).hexdigest()[:32]
+
+    def _operation(self, kind: str, entity: str, owner: str, payload: dict[str, Any], key: str | None) -> Operation:
+        fingerprint = _fingerprint(kind, entity, payload) if key is not None else ""
+        return Operation(self._operation_id(owner, key), kind, entity, owner, payload, fingerprint)
+
+    async def register(self, email: str, password: str, display_name: str, key: str | None) -> Served[User | Queued]:
+        """A new account. Raises EmailTaken, KeyReused, WriteRefused.
+
+        The owner of the operation is nobody: whoever registered has no token yet and is known by the operation's id.
+        """
+        operation_id = self._operation_id(_email_entity(email), key)
+        user_id = str(uuid.UUID(hashlib.sha256(operation_id.encode()).hexdigest()[:32], version=4))
+        fingerprint = _fingerprint("user.create", email, {"display_name": display_name}) if key is not None else ""
+        password_hash = await self._hasher.hash(password)
+        payload = {"id": user_id, "email": email, "display_name": display_name, "password_hash": password_hash}
+        operation = Operation(operation_id, "user.create", _email_entity(email), "", payload, fingerprint)
+        served = await self._write(operation, lambda _: self._users.create(operation), lambda: self._fresh(user_id))
+        if isinstance(served.value, User):
+            self._copies.keep_credentials(email, Credentials(user_id, password_hash, served.value.role))
+        return served
+
+    async def change(
+        self, user_id: str, caller: str, payload: dict[str, Any], key: str | None
+    ) -> Served[User | Queued]:
+        """Changes the caller's own account. Raises NotAllowed, UserUnknown, KeyReused, WriteRefused."""
+        _own(user_id, caller)
+        operation = self._operation("user.update", user_entity(user_id), caller, payload, key)
+        return await self._write(
+            operation,
+            lambda unordered: self._users.change(operation, unordered=unordered),
+            lambda: self._fresh(user_id),
+        )
+
+    async def delete(self, user_id: str, caller: str, key: str | None) -> Served[Queued | None]:
+        """Deletes the caller's own account. Raises NotAllowed, UserUnknown, KeyReused, WriteRefused."""
+        _own(user_id, caller)
+        operation = self._operation("user.delete", user_entity(user_id), caller, {}, key)
+
+        async def gone() -> None:
+            return None
+
+        served = await self._write(
+            operation, lambda unordered: self._users.delete(operation, unordered=unordered), gone
+        )
+        if served.value is None:
+            await self._copies.forget(user_id)
+        return served
+
+    async def _write(
+        self,
+        operation: Operation,
+        direct: Callable[[bool], Awaitable[T]],
+        result: Callable[[], Awaitable[T]],
+    ) -> Served[T | Queued]:
+        served = await self._writer.write(operation, direct)
+        match served.value:
+            case Written(value):
+                if isinstance(value, User):
+                    self._copies.keep(value)
+                return served.map(lambda _: value)
+            case Accepted(record):
+                known = record.operation
+                if known and operation.fingerprint and known.fingerprint != operation.fingerprint:
+                    raise KeyReused
+                if record.status is OperationStatus.APPLIED and not served.degraded:
+                    value = await result()
+                    return served.map(lambda _: value)
+                status = record.status
+                return served.map(lambda _: Queued(operation.id, status))
+            case Refused(full=full):
+                raise WriteRefused(full=full, retry_after=served.degradations[0].retry_after or 1.0)
+
+    async def _fresh(self, user_id: str) -> User:
+        return await self._policy.call(lambda: self._users.get(user_id))
+
+    async def read(self, user_id: str, caller: str) -> Served[User]:
+        """The caller's own account, from the database or a copy, with own waiting changes in it.
+
+        Raises NotAllowed, UserUnknown.
+        """
+        _own(user_id, caller)
+        served = await self._policy.serve(
+            lambda: self._from_database(user_id),
+            Rung(REDIS_CACHE, lambda _: self._from_redis(user_id)),
+            Rung(MEMORY_CACHE, lambda _: self._from_memory(user_id)),
+        )
+        return await self._with_pending(served, caller)
+
+    async def _from_database(self, user_id: str) -> User:
+        user = await self._users.get(user_id)
+        self._copies.keep(user)
+        return user
+
+    async def _from_redis(self, user_id: str) -> Any:
+        found = await self._copies.shared(user_id)
+        return Served(found[0], as_of=found[1]) if found else MISSING
+
+    async def _from_memory(self, user_id: str) -> Any:
+        found = self._copies.local(user_id)
+        return Served(found[0], as_of=found[1]) if found else MISSING
+
+    async def _with_pending(self, served: Served[User], caller: str) -> Served[User]:
+        """Read-your-writes: own accepted changes show, marked as pending."""
+        waiting = await self._writer.pending(user_entity(served.value.id))
+        own = [operation for operation in waiting if operation.owner == caller]
+        if not own:
+            return served
+        user = served.value
+        for operation in own:
+            user = user.patched(operation.payload)
+        return Served(user, served.degradations, served.as_of, pending=True)
+
+    async def page(self, limit: int, cursor: str | None) -> Page[User]:
+        """All accounts, for administrators; only from the database."""
+        return await self._policy.call(lambda: self._users.page(limit, cursor))
+
+
+def _own(user_id: str, caller: str) -> None:
+    if user_id != caller:
+        raise NotAllowed

@@ -1,0 +1,37 @@
+"""What became of an accepted write."""
+
+from __future__ import annotations
+
+import contextlib
+
+from resilience import OperationRecord, Policy, QueueStore, QueueUnavailable
+
+from dashboard.model import OperationUnknown
+from dashboard.ports import Users
+
+
+class Operations:
+    """Asks the queue first, then the database, where applied operations are remembered for a day."""
+
+    def __init__(self, queue: QueueStore, users: Users, policy: Policy) -> None:
+        self._queue = queue
+        self._users = users
+        self._policy = policy
+
+    async def status(self, operation_id: str, caller: str | None) -> OperationRecord:
+        """Raises OperationUnknown when there is none, or it is somebody else's.
+
+        An operation without an owner (a registration) is shown to whoever knows its id.
+        """
+        record = await self._find(operation_id)
+        owner = record.operation.owner if record and record.operation else None
+        if record is None or (owner and owner != caller):
+            raise OperationUnknown
+        return record
+
+    async def _find(self, operation_id: str) -> OperationRecord | None:
+        with contextlib.suppress(QueueUnavailable):
+            record = await self._queue.record(operation_id)
+            if record and record.operation:
+                return record
+        return await self._policy.call(lambda: self._users.operation(operation_id))
