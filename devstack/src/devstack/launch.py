@@ -19,7 +19,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def identity(pid: int) -> str | None:
-    """What distinguishes this process from a later one of the same pid: boot id and start time (proc(5), stat, field 22).
+    """Distinguishes this process from a later one of the same pid: boot id and start time (proc(5), stat, field 22).
 
     ``None`` when there is no such process, when it is a zombie, or where there is no ``/proc``.
     """

@@ -1,8 +1,8 @@
 """Ports: which are free, who holds a busy one, and how a stack keeps its own while a component is dead.
 
 The layout, with base ``N`` (8080 by default): HTTP at ``N`` (dashboard), ``N+1`` (ai-core), ``N+2`` (webrtc), further
-Dashboard instances from ``N+3``; gRPC at the same numbers + 1000. Everything else (servers, the fault proxy's edges, the services'
-own ports behind it) is on free ports, remembered in the state directory.
+Dashboard instances from ``N+3``; gRPC at the same numbers + 1000. Everything else (servers, the fault proxy's edges,
+the services' own ports behind it) is on free ports, remembered in the state directory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GRPC_OFFSET = 1000
 FREE_RANGE = range(20_000, 32_000)
 
 
-class PortBusy(Exception):
+class PortBusyError(Exception):
     """A port that the stack needs is taken; the text names it and its holder."""
 
 
@@ -65,10 +65,12 @@ class Ports:
         """Takes a port that must be exactly this one.
 
         Raises:
-            PortBusy: it is taken.
+            PortBusyError: it is taken.
         """
         if name not in self._held and not is_free(port):
-            raise PortBusy(f"port {port} (for {name}) is in use by {holder(port)}; stop it, or use --port-base auto")
+            raise PortBusyError(
+                f"port {port} (for {name}) is in use by {holder(port)}; stop it, or use --port-base auto"
+            )
         return self._hold(name, port)
 
     def free(self, name: str) -> int:
@@ -91,7 +93,7 @@ class Ports:
         for port in random.sample(FREE_RANGE, 1000):
             if port not in taken and is_free(port, reuse=False):
                 return port
-        raise PortBusy(f"no free port found between {FREE_RANGE.start} and {FREE_RANGE.stop}")
+        raise PortBusyError(f"no free port found between {FREE_RANGE.start} and {FREE_RANGE.stop}")
 
     def _hold(self, name: str, port: int) -> int:
         self.known[name] = port

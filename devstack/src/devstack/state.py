@@ -1,4 +1,4 @@
-"""The state directory (``.auralink/``): what survives a run, what describes the running one, and what a killed one left.
+"""The state directory (``.auralink/``): what survives a run, describes the running one, and a killed one left.
 
     lock            held by the supervisor as long as it lives
     stack.json      the running stack (0600: it holds the admin token)
@@ -28,7 +28,7 @@ from devstack import launch
 from devstack.process import kill_tree, send
 
 
-class AlreadyRunning(Exception):
+class AlreadyRunningError(Exception):
     """Another supervisor holds the state directory."""
 
 
@@ -59,7 +59,7 @@ class StateDir:
         """Takes the directory for this process; the kernel gives it back when the process ends, however it ends.
 
         Raises:
-            AlreadyRunning: somebody else has it.
+            AlreadyRunningError: somebody else has it.
         """
         handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -67,7 +67,7 @@ class StateDir:
         except OSError:
             pid = os.read(handle, 32).decode(errors="replace").strip() or "?"
             os.close(handle)
-            raise AlreadyRunning(f"a stack is already running on {self.path} (supervisor pid {pid})") from None
+            raise AlreadyRunningError(f"a stack is already running on {self.path} (supervisor pid {pid})") from None
         os.ftruncate(handle, 0)
         os.write(handle, str(os.getpid()).encode())
         self._lock = handle
@@ -141,8 +141,8 @@ def clean_up(state: StateDir, database: Path | None) -> list[str]:
 
 
 def processes_in(folder: Path) -> list[psutil.Process]:
-    """PostgreSQL processes whose working directory is ``folder``: all of a server's processes work in its data directory,
-    so these are also the ones that outlived their postmaster."""
+    """PostgreSQL processes whose working directory is ``folder``: all of a server's processes work in its data
+    directory, so these are also the ones that outlived their postmaster."""
     return [process for process in psutil.process_iter() if _works_in(process, folder)]
 
 

@@ -1,6 +1,7 @@
 """The platform as data: which components there are, who depends on whom, and where each finds the others.
 
-The same topology serves ``auralink up``, the chaos tests and the benchmarks; they differ in the options of ``Topology`` only.
+The same topology serves ``auralink up``, the chaos tests and the benchmarks; they differ in the options of ``Topology``
+only.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ class Edge:
 class Topology:
     """What to run.
 
-    ``dashboards``: instances; the second is called ``dashboard-2``. ``proxied``: with a fault proxy on every edge (without it nothing can
-    be delayed or cut). ``only``: a subset of the components; the addresses of the others are still configured, and
-    nobody answers there. ``env``: settings for all services; ``service_env``: for one component, by name.
+    ``dashboards``: instances; the second is called ``dashboard-2``. ``proxied``: with a fault proxy on every edge
+    (without it nothing can be delayed or cut). ``only``: a subset of the components; the addresses of the others are
+    still configured, and nobody answers there. ``env``: settings for all services; ``service_env``: for one component,
+    by name.
     """
 
     dashboards: int = 1
@@ -82,8 +84,8 @@ class Plan:
     """A topology with its ports and secrets: every address is known before anything runs.
 
     Raises:
-        PortBusy: a port that was asked for is taken.
-        NoAccount, OSError: see ``privileges.home``.
+        PortBusyError: a port that was asked for is taken.
+        AccountError, OSError: see ``privileges.home``.
     """
 
     def __init__(self, topology: Topology, state: StateDir, ports: Ports, base: int | None = DEFAULT_BASE) -> None:

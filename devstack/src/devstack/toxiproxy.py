@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -30,17 +30,17 @@ class ToxiproxyClient:
     ) -> None:
         await self._session.close()
 
-    async def add(self, proxy: str, kind: str, stream: str = "downstream", **attributes: int) -> None:
-        """Adds a toxic named after its type and stream, or changes the one that is there.
+    async def add(self, proxy: str, kind: str, attributes: Mapping[str, int]) -> None:
+        """Adds a downstream toxic named after its type, or changes the one that is there.
 
         Raises:
             ProxyError: see there.
         """
-        name = f"{kind}_{stream}"
-        body = {"name": name, "type": kind, "stream": stream, "attributes": attributes}
+        name = f"{kind}_downstream"
+        body = {"name": name, "type": kind, "stream": "downstream", "attributes": dict(attributes)}
         status, _ = await self._call("POST", f"/proxies/{proxy}/toxics", body, accept=(200, 409))
         if status == 409:
-            await self._call("POST", f"/proxies/{proxy}/toxics/{name}", {"attributes": attributes})
+            await self._call("POST", f"/proxies/{proxy}/toxics/{name}", {"attributes": dict(attributes)})
 
     async def clear(self, proxy: str) -> None:
         """Removes every toxic and enables the proxy.
@@ -62,5 +62,5 @@ class ToxiproxyClient:
                 if response.status not in accept:
                     raise ProxyError(f"fault proxy: {method} {path}: {response.status} {content}")
                 return response.status, content
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise ProxyError(f"fault proxy: {method} {path}: {error or type(error).__name__}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from abc import ABC, abstractmethod
 
@@ -32,12 +31,13 @@ class Component(ABC):
     async def accepts(self) -> bool:
         """Whether it takes work at this moment: one attempt of at most about a second."""
 
-    async def prepare(self, state: StateDir) -> None:
+    async def prepare(self, state: StateDir) -> None:  # noqa: ARG002  (most have nothing to do)
         """What must be done before it can start. Also called before each restart.
 
         Raises:
             ComponentError: it cannot start.
         """
+        return
 
     @property
     def url(self) -> str:
@@ -53,5 +53,5 @@ async def http_ok(url: str, limit: float = 1.0) -> bool:
             session.get(url) as response,
         ):
             return response.status == 200
-    except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
+    except (aiohttp.ClientError, OSError):
         return False

@@ -71,7 +71,7 @@ class Postgres(Component):
     async def accepts(self) -> bool:
         try:
             connection = await asyncpg.connect(self.url_at(self.port, "postgres"), timeout=1, command_timeout=1)
-        except (OSError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return False
         connection.terminate()
         return True

@@ -14,7 +14,7 @@ import uvloop
 from aiohttp import web
 
 from devstack.faultproxy.api import create_app
-from devstack.faultproxy.proxy import BadAddress, Conflict, Proxies
+from devstack.faultproxy.proxy import AddressError, ConflictError, Proxies
 
 
 def arguments() -> argparse.Namespace:
@@ -51,5 +51,5 @@ if __name__ == "__main__":
     raise_file_limit()
     try:
         uvloop.run(main(arguments()))
-    except (Conflict, BadAddress, OSError, ValueError) as error:
+    except (ConflictError, AddressError, OSError, ValueError) as error:
         sys.exit(f"fault proxy: {error}")

@@ -9,8 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
-from devstack.faultproxy.proxy import BadAddress, Conflict, Proxies, Proxy
-from devstack.faultproxy.toxics import BadToxic, Toxic
+from devstack.faultproxy.proxy import AddressError, ConflictError, Proxies, Proxy
+from devstack.faultproxy.toxics import Toxic, ToxicError
 
 VERSION = "2.12.0"  # of the API that is spoken here
 PROXIES = web.AppKey("proxies", Proxies)
@@ -42,7 +42,7 @@ def create_app(proxies: Proxies) -> web.Application:
     return app
 
 
-class NotFound(Exception):
+class NotFoundError(Exception):
     """No such proxy or toxic."""
 
 
@@ -57,13 +57,13 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return problem(403, "User agent not allowed")
     try:
         return await handler(request)
-    except NotFound as error:
+    except NotFoundError as error:
         return problem(404, f"{error} not found")
-    except Conflict as error:
+    except ConflictError as error:
         return problem(409, str(error))
     except KeyError as error:
         return problem(400, f"missing required field: {error.args[0]}")
-    except (BadToxic, BadAddress, json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+    except (ToxicError, AddressError, json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         return problem(400, f"bad request body: {error}")
 
 
@@ -77,7 +77,7 @@ async def body_of(request: web.Request) -> dict[str, Any]:
 def proxy_of(request: web.Request) -> Proxy:
     proxy = request.app[PROXIES].by_name.get(request.match_info["proxy"])
     if proxy is None:
-        raise NotFound("proxy")
+        raise NotFoundError("proxy")
     return proxy
 
 
@@ -85,7 +85,7 @@ def toxic_of(request: web.Request) -> tuple[Proxy, Toxic]:
     proxy = proxy_of(request)
     toxic = proxy.toxics.get(request.match_info["toxic"])
     if toxic is None:
-        raise NotFound("toxic")
+        raise NotFoundError("toxic")
     return proxy, toxic
 
 
@@ -138,7 +138,7 @@ async def create_toxic(request: web.Request) -> web.Response:
     proxy = proxy_of(request)
     toxic = Toxic.parse(await body_of(request))
     if toxic.name in proxy.toxics:
-        raise Conflict("toxic already exists")
+        raise ConflictError("toxic already exists")
     proxy.put_toxic(toxic)
     return web.json_response(toxic.as_json())
 

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable, Iterable
+from typing import cast
 
 from devstack.faultproxy.pipe import EOF, Pipe
 from devstack.faultproxy.toxics import Toxic, effect_of
@@ -96,8 +97,7 @@ class Side(asyncio.Protocol):
         self.data_received = inbound.feed  # type: ignore[method-assign]  # straight through: the hot path
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = transport = cast("asyncio.Transport", transport)
         self.inbound.source = transport
         self._outbound.sink = transport
         sock = transport.get_extra_info("socket")

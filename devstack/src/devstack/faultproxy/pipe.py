@@ -1,7 +1,8 @@
 """One direction of one proxied connection.
 
-Without a toxic a chunk goes straight from one socket to the other. With one it waits in a queue until its time has come;
-the queue keeps the order and is bounded: when it is full the sender is no longer read from, and TCP slows it down.
+Without a toxic a chunk goes straight from one socket to the other. With one it waits in a queue until its time has
+come; the queue keeps the order and is bounded: when it is full the sender is no longer read from, and TCP slows it
+down.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ EOF = b""
 
 
 class Pipe:
-    """Carries bytes from a source to a sink. ``end(reset)`` ends the whole connection; ``finished()`` is called once the
-    source's end of data has been passed on."""
+    """Carries bytes from a source to a sink. ``end(reset)`` ends the whole connection; ``finished()`` is called once
+    the source's end of data has been passed on."""
 
     def __init__(self, end: Callable[[bool], None], finished: Callable[[], None]) -> None:
         self.source: asyncio.Transport | None = None
@@ -45,8 +46,9 @@ class Pipe:
             self._enqueue(data)
 
     def set_effect(self, effect: Effect) -> None:
-        """Applies other toxics, also to what is under way: chunks already queued go on at once, in order, when the delay ends.
-        A connection that has lost data to a ``timeout`` toxic is closed when that ends (as Toxiproxy does)."""
+        """Applies other toxics, also to what is under way: chunks already queued go on at once, in order, when the
+        delay ends. A connection that has lost data to a ``timeout`` toxic is closed when that ends (as in Toxiproxy).
+        """
         before, self.effect = self.effect, CLEAR if effect.clear else effect
         if before.silent and not effect.silent:
             self._end(False)

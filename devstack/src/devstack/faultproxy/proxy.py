@@ -15,11 +15,11 @@ CONNECTIONS = 4096  # per proxy; one more is reset
 BACKLOG = 1024
 
 
-class Conflict(Exception):
+class ConflictError(Exception):
     """The name is taken, or the port is."""
 
 
-class BadAddress(ValueError):
+class AddressError(ValueError):
     """Not ``host:port``."""
 
 
@@ -33,11 +33,11 @@ class Address:
         """From ``host:port``.
 
         Raises:
-            BadAddress: it is something else.
+            AddressError: it is something else.
         """
         host, _, port = str(text).rpartition(":")
         if not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise BadAddress(f"not an address of the form host:port: {text!r}")
+            raise AddressError(f"not an address of the form host:port: {text!r}")
         return cls(host.strip("[]") or "127.0.0.1", int(port))
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class Proxy:
         """Starts listening.
 
         Raises:
-            Conflict: the port is in use.
+            ConflictError: the port is in use.
         """
         if self._server is not None:
             return
@@ -74,7 +74,7 @@ class Proxy:
         try:
             self._server = await loop.create_server(self._accept, self.listen.host, self.listen.port, backlog=BACKLOG)
         except OSError as error:
-            raise Conflict(f"cannot listen on {self.listen}: {error.strerror or error}") from error
+            raise ConflictError(f"cannot listen on {self.listen}: {error.strerror or error}") from error
         port = self._server.sockets[0].getsockname()[1]
         self.listen = Address(self.listen.host, port)
 
@@ -133,11 +133,11 @@ class Proxies:
         """Makes one from the API's JSON.
 
         Raises:
-            Conflict, BadAddress: see there; KeyError: ``name`` or ``upstream`` is missing.
+            ConflictError, AddressError: see there; KeyError: ``name`` or ``upstream`` is missing.
         """
         name = str(body["name"])
         if name in self.by_name:
-            raise Conflict("proxy already exists")
+            raise ConflictError("proxy already exists")
         proxy = Proxy(name, Address.parse(body.get("listen") or "127.0.0.1:0"), Address.parse(body["upstream"]))
         if body.get("enabled", True):
             await proxy.enable()

@@ -21,7 +21,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 
 
-class BadToxic(ValueError):
+class ToxicError(ValueError):
     """A toxic that cannot be: unknown type or stream, or an attribute that is no number of at least 0."""
 
 
@@ -40,14 +40,14 @@ class Toxic:
         """From the API's JSON; ``before`` is the toxic that an update changes.
 
         Raises:
-            BadToxic: see there.
+            ToxicError: see there.
         """
         kind = before.type if before else body.get("type")
         stream = before.stream if before else body.get("stream", "downstream")
         if not isinstance(kind, str) or kind not in ATTRIBUTES:
-            raise BadToxic(f"invalid toxic type: {kind!r}; known are {', '.join(ATTRIBUTES)}")
+            raise ToxicError(f"invalid toxic type: {kind!r}; known are {', '.join(ATTRIBUTES)}")
         if stream not in ("upstream", "downstream"):
-            raise BadToxic("stream was invalid, can be either upstream or downstream")
+            raise ToxicError("stream was invalid, can be either upstream or downstream")
         name = before.name if before else body.get("name") or f"{kind}_{stream}"
         toxicity = _number(body.get("toxicity", before.toxicity if before else 1.0), "toxicity")
         given = {**(before.attributes if before else {}), **(body.get("attributes") or {})}
@@ -66,7 +66,7 @@ class Toxic:
 
 def _number(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
-        raise BadToxic(f"{name} must be a number of at least 0")
+        raise ToxicError(f"{name} must be a number of at least 0")
     return value
 
 
