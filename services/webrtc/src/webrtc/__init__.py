@@ -1,1 +1,1 @@
-"""The WebRTC service: rooms, join tokens and ICE servers."""
+"""The WebRTC service: rooms, tokens to join them, and ICE servers."""

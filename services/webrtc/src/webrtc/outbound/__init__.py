@@ -1,0 +1,1 @@
+"""What the WebRTC service talks to: one module per dependency."""

@@ -1,0 +1,1 @@
+"""What the WebRTC service does, free of frameworks and drivers."""
