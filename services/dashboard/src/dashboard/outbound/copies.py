@@ -14,15 +14,13 @@ from typing import Any, TypeVar
 
 import orjson
 import redis.asyncio as redis
-from redis.exceptions import RedisError
-from resilience import CallTimeout, CircuitBreakerOpen, Clock, MemoryCache
+from resilience import Clock, MemoryCache
+from service_kit.redis_client import AWAY
 
 from dashboard.model import Credentials, User
 
 T = TypeVar("T")
 Call = Callable[[Callable[[], Awaitable[T]]], Awaitable[T]]
-
-AWAY = (RedisError, OSError, CallTimeout, CircuitBreakerOpen)
 
 # ARGV ttl, then per KEYS[i] a copy: kept unless the one there has a higher revision
 _PUT = """

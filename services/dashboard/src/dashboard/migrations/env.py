@@ -1,0 +1,8 @@
+"""Alembic's entry: runs on the connection, and inside the transaction, that the caller opened."""
+
+from dashboard.outbound.tables import metadata
+from alembic import context
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+with context.begin_transaction():
+    context.run_migrations()
