@@ -26,7 +26,10 @@ HISTORY_TURNS = 20
 HISTORY_CHARACTERS = 40_000
 
 MODEL_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*"
+VISIBLE_PATTERN = r"[^\x00]*[^\x00-\x20\x7f-\xa0][^\x00]*"
+"""A text without NUL that has more than spaces and control characters in it."""
 _MODEL = re.compile(MODEL_PATTERN)
+_VISIBLE = re.compile(VISIBLE_PATTERN)
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _LATEST_MICROSECOND = 253_402_300_800_000_000  # the year 10000, where datetime ends
 
@@ -87,7 +90,7 @@ class DomainError(Exception):
     """The request cannot be granted; an answer, not a failure of a dependency."""
 
 
-class Invalid(DomainError):  # noqa: N818
+class Invalid(DomainError):
     """The request is wrong; ``fields`` says what is wrong with which field."""
 
     def __init__(self, fields: Mapping[str, str]) -> None:
@@ -95,19 +98,19 @@ class Invalid(DomainError):  # noqa: N818
         self.fields = dict(fields)
 
 
-class AgentUnknown(DomainError):  # noqa: N818
+class AgentUnknown(DomainError):
     """There is no such agent, or it is somebody else's."""
 
 
-class KeyReused(DomainError):  # noqa: N818
+class KeyReused(DomainError):
     """The idempotency key was used before for another agent, or for one that is deleted by now."""
 
 
-class TooManyAgents(DomainError):  # noqa: N818
+class TooManyAgents(DomainError):
     """The owner has as many agents as one may have."""
 
 
-class RequestRefused(DomainError):  # noqa: N818
+class RequestRefused(DomainError):
     """The provider refused the request itself: it would be refused again. The text is safe to show."""
 
 
@@ -167,10 +170,12 @@ def _problem(field: str, text: str) -> str:
     if field not in _LIMITS:
         return "is no field of this request"
     least, most = _LIMITS[field]
-    if not least <= len(text) <= most or (least and not text.strip()):
-        return f"must have {least} to {most} characters" + (" and not only spaces" if least else "")
+    if not least <= len(text) <= most:
+        return f"must have {least} to {most} characters"
     if "\x00" in text or not _encodable(text):
         return "must not contain NUL or half a surrogate pair"
+    if least and not _VISIBLE.fullmatch(text):
+        return "must not be blank"
     if field == "model" and text and not _MODEL.fullmatch(text):
         return "must be a model's name: letters, digits and . _ : / @ + -"
     return ""

@@ -6,7 +6,7 @@ from typing import Protocol
 from ai_core.model import Agent, Completion, Cursor, Turn
 
 
-class StoreUnavailable(Exception):  # noqa: N818
+class StoreUnavailable(Exception):
     """The database could not be used: unreachable, too slow, shutting down, or not migrated yet."""
 
 
@@ -14,11 +14,11 @@ class StoreDisconnected(StoreUnavailable):
     """A pooled connection turned out to be closed before anything was sent on it: trying again is safe, once."""
 
 
-class ProviderFailed(Exception):  # noqa: N818
+class ProviderFailed(Exception):
     """The provider did not answer usefully: unreachable, 5xx, a refused key, or an answer that is no completion."""
 
 
-class ProviderBusy(Exception):  # noqa: N818
+class ProviderBusy(Exception):
     """The provider asked to be left alone (429); ``retry_after`` in seconds, None when it did not say."""
 
     def __init__(self, provider: str, retry_after: float | None) -> None:
@@ -26,7 +26,7 @@ class ProviderBusy(Exception):  # noqa: N818
         self.retry_after = retry_after
 
 
-class ModelUnknown(Exception):  # noqa: N818
+class ModelUnknown(Exception):
     """The provider is well but does not have the model; another provider might."""
 
 

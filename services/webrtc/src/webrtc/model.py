@@ -14,6 +14,10 @@ PAGE_LIMIT = 100
 DEFAULT_PAGE = 50
 ROOMS_PER_OWNER = 1_000
 
+VISIBLE_PATTERN = r"[^\x00]*[^\x00-\x20\x7f-\xa0][^\x00]*"
+"""A text without NUL that has more than spaces and control characters in it."""
+
+_VISIBLE = re.compile(VISIBLE_PATTERN)
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _PLACE = re.compile(r"[0-9]{16}:" + _UUID.pattern)
 
@@ -98,10 +102,10 @@ def is_id(text: str) -> bool:
 def checked_room(name: str, max_participants: int) -> int:
     """The number of participants, the default for 0. Raises Invalid with every problem at once."""
     problems = {}
-    if not 1 <= len(name) <= NAME_LIMIT or not name.strip():
-        problems["name"] = f"must have 1 to {NAME_LIMIT} characters and not only spaces"
-    elif "\x00" in name or not _encodable(name):
-        problems["name"] = "must not contain NUL or half a surrogate pair"
+    if not 1 <= len(name) <= NAME_LIMIT:
+        problems["name"] = f"must have 1 to {NAME_LIMIT} characters"
+    elif not _VISIBLE.fullmatch(name) or not _encodable(name):
+        problems["name"] = "must not be blank nor contain NUL or half a surrogate pair"
     if max_participants != 0 and not LEAST_PARTICIPANTS <= max_participants <= MOST_PARTICIPANTS:
         problems["max_participants"] = f"must be {LEAST_PARTICIPANTS} to {MOST_PARTICIPANTS}"
     if problems:

@@ -8,8 +8,8 @@ is noticed before anything is sent on it, and the call is tried once more by the
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import sqlalchemy as sa
 from asyncpg.exceptions import InternalClientError
+from service_kit.migrations import driver_url
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -20,14 +20,9 @@ POOL_SIZE = 8
 DRIVER_LIMIT = 1.0
 """Seconds for connecting, for a statement, and for a place in the pool; the policy's own limit is the hard one."""
 
-_OUTAGES = ("08", "25006", "3D000", "42P01", "53", "57", "58", "XX")
+_OUTAGES = ("08", "25006", "28", "3D000", "42P01", "53", "57", "58", "XX")
 """SQLSTATE classes and codes (PostgreSQL documentation, appendix A) that say "not usable now": connection, read-only
-standby, no such database or table (not migrated yet), resources, operator intervention, system and internal errors."""
-
-
-def driver_url(url: str) -> str:
-    """The URL with SQLAlchemy's name of the driver, from the usual ``postgres://`` or ``postgresql://``."""
-    return sa.make_url(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+standby, authorization, no such database or table (not migrated yet), resources, operator intervention, system and internal errors."""
 
 
 def create_engine(url: str) -> AsyncEngine:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 from resilience import Clock, Policy, Served
 
-from ai_core.model import Agent, AgentUnknown, Cursor, Page, checked, checked_page_size, is_id
+from ai_core.model import Agent, AgentUnknown, Cursor, Invalid, Page, checked, checked_page_size, is_id
 from ai_core.ports import AgentStore
+
+CHANGEABLE = frozenset({"name", "system_prompt", "model"})
 
 
 class Agents:
@@ -43,6 +45,8 @@ class Agents:
 
     async def update(self, owner: str, agent_id: str, fields: Mapping[str, str]) -> Served[Agent]:
         """Sets the given fields; with none given it is a read. Raises AgentUnknown, Invalid."""
+        if unknown := fields.keys() - CHANGEABLE:
+            raise Invalid(dict.fromkeys(sorted(unknown), "is no field that can be changed"))
         texts = checked(fields)
         if not texts:
             return await self.get(owner, agent_id)

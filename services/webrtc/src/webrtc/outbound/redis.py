@@ -2,27 +2,17 @@
 
 All members of a list have the same score, so that Redis orders them by their bytes (creation time, then id): a place in
 the list stays exact while rooms come and go. A room and its entry are made and removed together.
-
-The client's options are measured ones: its defaults need seconds to notice a dead server and most of a minute to notice
-a frozen one.
 """
 
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from webrtc.model import ROOMS_PER_OWNER, Room, RoomUnknown, TooManyRooms
 from webrtc.ports import StoreUnavailable
-
-MAX_CONNECTIONS = 16
-SOCKET_LIMIT = 0.5
-"""Seconds for connecting, for an answer, and for a place in the pool; the policy's own limit is the hard one."""
 
 _CREATE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 1 end
@@ -44,19 +34,6 @@ return rooms
 """List and rooms in one step: between two reads a room could go, and a page would look like the last one."""
 
 _ROOM_PREFIX = "webrtc:room:"
-
-
-def create_client(url: str) -> Redis:
-    """A bounded client; connects at first use."""
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=SOCKET_LIMIT,
-        socket_timeout=SOCKET_LIMIT,
-        socket_connect_timeout=SOCKET_LIMIT,
-        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-    )
-    return Redis.from_pool(pool)
 
 
 class RedisRooms:

@@ -1,0 +1,52 @@
+"""AI Core's own settings, beside those of every service."""
+
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_core import PydanticCustomError
+from service_kit.settings import CommaList, Port, PositiveSeconds, ServiceSettings
+
+PROVIDERS = ("openai",)
+
+
+def _link(text: str) -> tuple[str, str]:
+    """Provider and model of one entry of the chain: ``openai:gpt-4``, ``openai/gpt-4``, or ``gpt-4`` for short."""
+    for separator in ":/":
+        provider, found, model = text.partition(separator)
+        if found and provider in PROVIDERS:
+            return provider, model
+    return PROVIDERS[0], text
+
+
+class Settings(ServiceSettings):
+    """Names of variables are the fields' in capitals."""
+
+    http_port: Port = 8081
+    grpc_port: Port = 9081
+
+    openai_api_key: SecretStr = SecretStr("")
+    openai_base_url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] = "https://api.openai.com/v1"
+    ai_provider_chain: CommaList = ("openai:gpt-4",)
+    ai_provider_timeout: PositiveSeconds | None = None
+    """For one call; the row's own when not set. Raise it, with REQUEST_TIMEOUT, for models that answer slowly."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _needs_database(cls, value: str | None) -> str:
+        if not value or not value.startswith(("postgres://", "postgresql://", "postgresql+asyncpg://")):
+            raise PydanticCustomError("database_url", "expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+        return value
+
+    @field_validator("ai_provider_chain")
+    @classmethod
+    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or not all(_link(entry)[1] for entry in value):
+            raise PydanticCustomError(
+                "chain", "expected at least one model, for example openai:gpt-4,openai:gpt-3.5-turbo"
+            )
+        return value
+
+    @property
+    def default_model(self) -> str:
+        """The model of the chain's first entry: it serves agents that name none."""
+        return _link(self.ai_provider_chain[0])[1]

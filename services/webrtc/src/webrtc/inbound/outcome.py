@@ -1,0 +1,53 @@
+"""From what a use case returned or raised to what a caller may see: the same for both doors.
+
+Degradations go into the request's provenance, domain errors and failed dependencies become the platform's errors. Any
+other exception is a defect and is left alone.
+"""
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from resilience import BulkheadFull, CallTimeout, CircuitBreakerOpen, Policy, Served
+from service_kit.context import bearer_token, report
+from service_kit.errors import Conflict, Forbidden, NotFound, ServiceError, ValidationFailed, translate
+from service_kit.tokens import TokenVerifier
+
+from webrtc.model import DomainError, Invalid, NotOwner, RoomUnknown, TooManyRooms
+from webrtc.ports import StoreUnavailable
+
+T = TypeVar("T")
+
+
+class Outcome:
+    """Knows who calls, and which policy stands behind a failure."""
+
+    def __init__(self, verifier: TokenVerifier, redis: Policy) -> None:
+        self._verifier = verifier
+        self._redis = redis
+
+    def caller(self) -> str:
+        """The calling user's id. Raises Unauthorized."""
+        return self._verifier.verify(bearer_token()).user_id
+
+    async def of(self, served: Awaitable[Served[T]]) -> T:
+        """The use case's value. Raises ServiceError."""
+        try:
+            return report(await served)
+        except DomainError as error:
+            raise _refusal(error) from error
+        except (CircuitBreakerOpen, CallTimeout, BulkheadFull, StoreUnavailable) as error:
+            raise translate(error, self._redis) from error
+
+
+def _refusal(error: DomainError) -> ServiceError:
+    match error:
+        case Invalid(fields=fields):
+            return ValidationFailed("The request is not valid.", details=fields)
+        case RoomUnknown():
+            return NotFound("There is no such room.")
+        case NotOwner():
+            return Forbidden("Only the room's owner may delete it.")
+        case TooManyRooms():
+            return Conflict("You have as many rooms as one may have. Delete one first.")
+        case _:
+            raise error
