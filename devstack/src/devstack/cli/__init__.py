@@ -1,0 +1,5 @@
+"""The `auralink` command."""
+
+from devstack.cli.app import main
+
+__all__ = ["main"]

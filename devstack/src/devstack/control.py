@@ -1,0 +1,206 @@
+"""How the `auralink` command talks to the running supervisor: a small HTTP API on loopback.
+
+Its address and token are in stack.json (0600). A browser is refused, since any web page could reach the port otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import secrets
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from devstack.ports import HOST
+from devstack.stack import ChaosError, Stack, Unit
+from devstack.state import StateDir, supervisor_alive
+from devstack.toxiproxy import ProxyError
+
+HEALTH_LIMIT = 1.5  # s for one service's health page
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Control:
+    """Serves the API of one stack; ``asked_to_stop`` is set by ``POST /down``."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.asked_to_stop = asyncio.Event()
+        self._stack = stack
+        self._token = secrets.token_urlsafe(32)
+        self._begun = time.monotonic()
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> dict[str, str]:
+        """Listens on a free port; returns ``url`` and ``token`` for stack.json."""
+        app = web.Application(middlewares=[self._guard])
+        app.add_routes(
+            [
+                web.get("/status", self._status),
+                web.post("/chaos/{action}/{component}", self._chaos),
+                web.post("/down", self._down),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, HOST, 0)
+        await site.start()
+        return {"url": f"http://{HOST}:{self._runner.addresses[0][1]}", "token": self._token}
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if "Origin" in request.headers or not hmac.compare_digest(given.encode(), self._token.encode()):
+            return web.json_response({"error": "the token of stack.json is needed"}, status=401)
+        try:
+            return await handler(request)
+        except (ChaosError, ProxyError, TimeoutError) as error:
+            return web.json_response({"error": str(error)}, status=409)
+
+    async def _down(self, _: web.Request) -> web.Response:
+        self.asked_to_stop.set()
+        return web.json_response({"stopping": True})
+
+    async def _chaos(self, request: web.Request) -> web.Response:
+        """``kill``, ``freeze``, ``delay`` (``?ms=``), ``cut`` or ``heal``."""
+        action, name = request.match_info["action"], request.match_info["component"]
+        stack = self._stack
+        if action == "heal":
+            healed = await stack.heal(name)
+            return web.json_response({**asdict(healed), "problem": "" if healed.accepts else stack.explain(name)})
+        if action == "delay":
+            await stack.delay(name, milliseconds(request.query.get("ms", "5000")))
+        elif action in ("kill", "freeze", "cut"):
+            await {"kill": stack.kill, "freeze": stack.freeze, "cut": stack.cut}[action](name)
+        else:
+            raise ChaosError(f"no such fault: {action}")
+        return web.json_response({"component": name, "state": stack.unit(name).state})
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return web.json_response(await self.status())
+
+    async def status(self) -> dict[str, Any]:
+        """The components' processes, every service's health page, and from these one list of rows."""
+        stack = self._stack
+        services = [name for name in stack.topology.services if name in stack.units]
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=HEALTH_LIMIT)) as session:
+            pages = await asyncio.gather(*(health(session, stack.unit(name).component.url) for name in services))
+        return {
+            "state_dir": str(stack.state.path),
+            "uptime_s": round(time.monotonic() - self._begun, 1),
+            "components": {name: component(unit) for name, unit in stack.units.items()},
+            "services": {name: {"http": stack.url(name), **page} for name, page in zip(services, pages, strict=True)},
+            "rows": [row for name, page in zip(services, pages, strict=True) for row in rows(name, page["health"])],
+        }
+
+
+def milliseconds(text: str) -> int:
+    """Raises:
+    ChaosError: not a number from 0 to an hour.
+    """
+    if not text.isascii() or not text.isdigit() or int(text) > 3_600_000:
+        raise ChaosError(f"not a number of milliseconds: {text!r}")
+    return int(text)
+
+
+def component(unit: Unit) -> dict[str, Any]:
+    """One component's line of the status."""
+    process = unit.process
+    return {
+        "state": unit.state,
+        "faults": sorted(unit.faults - {"killed", "frozen"}),
+        "pid": process.pid if process is not None and process.alive else None,
+        "exit_code": process.exit_code if process is not None else None,
+        "port": unit.component.port,
+        "uptime_s": round(time.monotonic() - process.started, 1) if process is not None and process.alive else None,
+        "problem": unit.problem,
+    }
+
+
+async def health(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    """A service's detailed health page, asked directly, not through the fault proxy."""
+    try:
+        async with session.get(f"{url}/health/detailed") as response:
+            return {"health": await response.json(), "error": None}
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        text = "does not answer" if isinstance(error, TimeoutError) else "not reachable"
+        return {"health": None, "error": text}
+
+
+def rows(service: str, page: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The matrix rows on a health page."""
+    if not page:
+        return []
+    depth = sum(int(queue.get("depth", 0)) for queue in page.get("queues", {}).values() if isinstance(queue, dict))
+    return [
+        {"service": service, "dependency": name, "mode": page.get("mode"), "queue_depth": depth, **dependency}
+        for name, dependency in page.get("dependencies", {}).items()
+    ]
+
+
+class NoStackError(Exception):
+    """There is no running supervisor to talk to; the text says what to do."""
+
+
+class ControlClient:
+    """The command's side.
+
+    Raises:
+        NoStackError: no stack.json, or its supervisor is gone.
+    """
+
+    def __init__(self, state: StateDir) -> None:
+        self.stack = state.read("stack.json")
+        if not self.stack:
+            raise NoStackError(f"no stack is running on {state.path}; start one with `auralink up`")
+        if not supervisor_alive(self.stack):
+            pid = self.stack.get("supervisor", {}).get("pid", "?")
+            raise NoStackError(
+                f"the supervisor (pid {pid}) of the stack on {state.path} is gone without having stopped it; "
+                "`auralink down` removes what it left, `auralink up` does so and starts again"
+            )
+
+    def call(self, method: str, path: str, limit: float = 60.0) -> dict[str, Any]:
+        """Raises:
+        NoStackError: no answer; ChaosError: refused.
+        """
+        control = self.stack.get("control") or {}
+        if not control:
+            raise NoStackError("this stack was started by a test or program and has no control API")
+        return call(control["url"] + path, method, control["token"], limit)
+
+
+def call(url: str, method: str, token: str, limit: float) -> dict[str, Any]:
+    """One HTTP call with a bearer token; its JSON.
+
+    Raises:
+        NoStackError: no answer; ChaosError: an answer that is not 2xx, with its text.
+    """
+    request = urllib.request.Request(url, method=method, headers={"Authorization": f"Bearer {token}"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=limit) as response:  # noqa: S310  (our own loopback address)
+            body = response.read()
+    except urllib.error.HTTPError as error:
+        raise ChaosError(_message(error)) from None
+    except OSError as error:
+        raise NoStackError(f"{method} {url}: {error}") from None
+    return dict(json.loads(body)) if body else {}
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    try:
+        body = json.loads(error.read(65_536))
+        return str(body.get("message") or body.get("error") or body)
+    except (ValueError, OSError):
+        return f"{error.code} {error.reason}"
