@@ -22,7 +22,7 @@ MISSING: Final = Missing.MISSING
 """What a rung returns when it works but has nothing to serve, such as an empty cache."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots, as for Served
 class Rung(Generic[T]):
     """One step of the ladder.
 

@@ -25,7 +25,7 @@ class Degradation:
     retry_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: a generic class with both cannot be made as Served[X](...) on Python 3.11
 class Served(Generic[T_co]):
     """A value and its provenance.
 
