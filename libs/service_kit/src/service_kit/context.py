@@ -17,13 +17,14 @@ from resilience.outcome import Degradation, Served
 T = TypeVar("T")
 
 MAX_REQUEST_ID = 128
-_SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_SANE_ID = re.compile(rf"[\x21-\x7e]{{1,{MAX_REQUEST_ID}}}")
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class RequestContext:
     """The state of one request. Mutable on purpose: work in child tasks adds to the same list."""
 
-    __slots__ = ("bearer", "degradations", "rearm", "request_id", "trace_id", "traceparent")
+    __slots__ = ("bearer", "degradations", "error", "rearm", "request_id", "trace_id", "traceparent")
 
     def __init__(self, request_id: str, bearer: str = "", traceparent: str = "") -> None:
         self.request_id = request_id
@@ -31,6 +32,7 @@ class RequestContext:
         self.traceparent = traceparent
         self.trace_id = traceparent[3:35] if traceparent else ""
         self.degradations: list[Degradation] = []
+        self.error = ""  # the reason of the failed answer, for metrics
         self.rearm: Callable[[float | None], None] | None = None
 
 
@@ -47,6 +49,11 @@ def new_request_id() -> str:
 def sane_request_id(candidate: str) -> str:
     """The caller's id when it is 1 to 128 visible ASCII characters, else a new one."""
     return candidate if _SANE_ID.fullmatch(candidate) else new_request_id()
+
+
+def sane_traceparent(candidate: str) -> str:
+    """The W3C trace context when it is one of version 00, else ""."""
+    return candidate if _TRACEPARENT.fullmatch(candidate) else ""
 
 
 def request_id() -> str:

@@ -29,7 +29,6 @@ from http import HTTPStatus
 from typing import Any, ClassVar
 
 from grpc import StatusCode
-
 from resilience.errors import CircuitBreakerOpen
 from resilience.matrix import Row
 from resilience.outcome import Degradation
@@ -279,14 +278,10 @@ def translate(failure: BaseException, row: Row | Policy | None = None) -> Servic
         return failure
     declared = row.row if isinstance(row, Policy) else row
     text = (declared.user_text if declared else "") or "A part of the platform that this needs is not available."
-    known = {"row": declared.id if declared else "", "retry_after": _remaining(failure, row)}
-    error: ServiceError
-    if isinstance(failure, CircuitBreakerOpen):
-        error = CircuitOpen(text, **known)
-    elif isinstance(failure, Exception):
-        error = DependencyUnavailable(text, **known)
-    else:
+    known: dict[str, Any] = {"row": declared.id if declared else "", "retry_after": _remaining(failure, row)}
+    if not isinstance(failure, Exception):
         raise failure
+    error = (CircuitOpen if isinstance(failure, CircuitBreakerOpen) else DependencyUnavailable)(text, **known)
     error.__cause__ = failure
     return error
 
@@ -297,5 +292,5 @@ def _remaining(failure: BaseException, row: Row | Policy | None) -> float | None
         return float(told)
     if isinstance(row, Policy):
         remaining = row.breaker.snapshot().retry_after
-        return remaining if remaining else row.row.probe_interval
+        return remaining or row.row.probe_interval
     return row.probe_interval if row else None

@@ -16,11 +16,10 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from resilience.clock import SYSTEM_CLOCK, Clock
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
-
-from resilience.clock import SYSTEM_CLOCK, Clock
 
 from . import logs
 
@@ -101,7 +100,7 @@ class Migrator:
                     await self._reach()
                 async with asyncio.timeout(ATTEMPT_LIMIT):
                     await upgrade(self._url, self._scripts)
-            except Exception as error:  # noqa: BLE001 - whatever it was, the database is not usable yet
+            except Exception as error:
                 if not failures:
                     log.warning("database not migrated yet, retrying", error=type(error).__name__)
                 failures += 1

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from resilience.breaker import CircuitBreaker, Classify, default_classify
 from resilience.bulkhead import Bulkhead
@@ -25,6 +25,7 @@ from resilience.prober import Prober
 from resilience.queue import QueueAdmin, QueueStats
 
 from . import logs
+from .errors import ServiceError
 from .settings import ServiceSettings
 from .telemetry import TRACER_SHUTDOWN, Metrics, Tracing
 
@@ -47,6 +48,16 @@ class Phase(StrEnum):
     DRAINING = "draining"
 
 
+class InFlight(Protocol):
+    """A request being answered; an open-ended one (an event stream) is not waited for when the service drains."""
+
+    open_ended: bool
+
+    def give_up(self, error: ServiceError) -> None:
+        """Answer with the error, or end the answer if it has begun, and cancel the work."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class QueueView:
     """The write queue as last seen; `error` is set when the last look failed."""
@@ -67,6 +78,7 @@ class ServiceRuntime:
         self.draining = asyncio.Event()
         self.http_port = settings.http_port
         self.grpc_port = settings.grpc_port
+        self.in_flight: set[InFlight] = set()
 
         self.events = Events()
         self.policies: dict[str, Policy] = {}
@@ -225,7 +237,7 @@ class ServiceRuntime:
             begun = self.clock.monotonic()
             try:
                 await work()
-            except Exception:  # noqa: BLE001 (a supervisor outlives whatever it supervises)
+            except Exception:
                 log.error("background work failed", work=name, restarts=restarts, exc_info=True)
             else:
                 return
@@ -246,7 +258,7 @@ class ServiceRuntime:
     async def _close_one(self, name: str, closer: Work, limit: float = CLOSE_TIMEOUT) -> None:
         try:
             await hard_timeout(closer(), limit, name=name)
-        except Exception as error:  # noqa: BLE001 (the other closers still have to run)
+        except Exception as error:
             log.warning("closing failed", what=name, error=type(error).__name__)
 
     # -- watching
@@ -288,7 +300,7 @@ class ServiceRuntime:
             return
         try:
             stats = await hard_timeout(self.queue.stats(), QUEUE_TIMEOUT, name="queue stats")
-        except Exception as error:  # noqa: BLE001 (the store may be down: the last numbers stay, marked)
+        except Exception as error:
             self.queue_view = QueueView(self.queue_view.stats, type(error).__name__)
         else:
             self.queue_view = QueueView(stats)

@@ -25,7 +25,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
-
 from resilience.matrix import Row
 
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -198,12 +197,12 @@ S = TypeVar("S", bound=ServiceSettings)
 def load(cls: type[S], *, fail: Callable[[int], Any] = sys.exit) -> S:
     """Read the settings; on any mistake print all of them to stderr and exit with status 2."""
     try:
-        return cls()
+        return cls()  # type: ignore[call-arg] # the environment supplies the required ones
     except ValidationError as error:
         problems = _problems(error)
     except SettingsError:
         problems = ["a variable is not in the form its setting needs"]
-    print("Configuration errors:\n  " + "\n  ".join(problems), file=sys.stderr)  # noqa: T201 (no logger exists yet)
+    print("Configuration errors:\n  " + "\n  ".join(problems), file=sys.stderr)
     fail(2)
     raise SystemExit(2)
 
