@@ -22,7 +22,8 @@ DRIVER_LIMIT = 1.0
 
 _OUTAGES = ("08", "25006", "28", "3D000", "42P01", "53", "57", "58", "XX")
 """SQLSTATE classes and codes (PostgreSQL documentation, appendix A) that say "not usable now": connection, read-only
-standby, authorization, no such database or table (not migrated yet), resources, operator intervention, system and internal errors."""
+standby, authorization, no such database or table (not migrated yet), resources, operator intervention, system and
+internal errors."""
 
 
 def create_engine(url: str) -> AsyncEngine:
