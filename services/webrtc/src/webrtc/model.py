@@ -135,10 +135,12 @@ def cursor_after(room: Room) -> str:
 
 def place_of(cursor: str) -> str:
     """The place that a cursor names; empty for the empty cursor. Raises Invalid."""
+    if not cursor:
+        return ""
     try:
         place = base64.urlsafe_b64decode(cursor.encode("ascii")).decode("ascii")
     except (UnicodeError, binascii.Error):
-        place = "?"
-    if place and not _PLACE.fullmatch(place):
+        place = ""
+    if not _PLACE.fullmatch(place):
         raise Invalid({"cursor": "is not a cursor of this list"})
     return place

@@ -1,4 +1,4 @@
-"""The WebRTC service over gRPC: ``auralink.webrtc.v1.RoomService``. Errors and provenance are the interceptors' work."""
+"""The WebRTC service over gRPC: ``auralink.webrtc.v1.RoomService``. Errors and provenance are the interceptors'."""
 
 # ruff: noqa: N802, ARG002 - names and parameters of the methods are the protocol's
 
