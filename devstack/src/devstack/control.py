@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import secrets
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
@@ -19,10 +16,9 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from devstack.errors import ChaosError, ProxyError
 from devstack.ports import HOST
-from devstack.stack import ChaosError, Stack, Unit
-from devstack.state import StateDir, supervisor_alive
-from devstack.toxiproxy import ProxyError
+from devstack.stack import Stack, Unit
 
 HEALTH_LIMIT = 1.5  # s for one service's health page
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -147,60 +143,3 @@ def rows(service: str, page: dict[str, Any] | None) -> list[dict[str, Any]]:
         {"service": service, "dependency": name, "mode": page.get("mode"), "queue_depth": depth, **dependency}
         for name, dependency in page.get("dependencies", {}).items()
     ]
-
-
-class NoStackError(Exception):
-    """There is no running supervisor to talk to; the text says what to do."""
-
-
-class ControlClient:
-    """The command's side.
-
-    Raises:
-        NoStackError: no stack.json, or its supervisor is gone.
-    """
-
-    def __init__(self, state: StateDir) -> None:
-        self.stack = state.read("stack.json")
-        if not self.stack:
-            raise NoStackError(f"no stack is running on {state.path}; start one with `auralink up`")
-        if not supervisor_alive(self.stack):
-            pid = self.stack.get("supervisor", {}).get("pid", "?")
-            raise NoStackError(
-                f"the supervisor (pid {pid}) of the stack on {state.path} is gone without having stopped it; "
-                "`auralink down` removes what it left, `auralink up` does so and starts again"
-            )
-
-    def call(self, method: str, path: str, limit: float = 60.0) -> dict[str, Any]:
-        """Raises:
-        NoStackError: no answer; ChaosError: refused.
-        """
-        control = self.stack.get("control") or {}
-        if not control:
-            raise NoStackError("this stack was started by a test or program and has no control API")
-        return call(control["url"] + path, method, control["token"], limit)
-
-
-def call(url: str, method: str, token: str, limit: float) -> dict[str, Any]:
-    """One HTTP call with a bearer token; its JSON.
-
-    Raises:
-        NoStackError: no answer; ChaosError: an answer that is not 2xx, with its text.
-    """
-    request = urllib.request.Request(url, method=method, headers={"Authorization": f"Bearer {token}"})  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=limit) as response:  # noqa: S310  (our own loopback address)
-            body = response.read()
-    except urllib.error.HTTPError as error:
-        raise ChaosError(_message(error)) from None
-    except OSError as error:
-        raise NoStackError(f"{method} {url}: {error}") from None
-    return dict(json.loads(body)) if body else {}
-
-
-def _message(error: urllib.error.HTTPError) -> str:
-    try:
-        body = json.loads(error.read(65_536))
-        return str(body.get("message") or body.get("error") or body)
-    except (ValueError, OSError):
-        return f"{error.code} {error.reason}"

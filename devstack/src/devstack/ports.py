@@ -15,16 +15,14 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from devstack.errors import PortBusyError
+
 HOST = "127.0.0.1"
 DEFAULT_BASE = 8080
 GRPC_OFFSET = 1000
 # Below the range from which the kernel takes the ports of outgoing connections (32768 and up on Linux): such a
 # connection could otherwise take the port of a component that is dead at the moment.
 FREE_RANGE = range(20_000, 32_000)
-
-
-class PortBusyError(Exception):
-    """A port that the stack needs is taken; the text names it and its holder."""
 
 
 def holder(port: int) -> str:

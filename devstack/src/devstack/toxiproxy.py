@@ -8,11 +8,9 @@ from typing import Any
 
 import aiohttp
 
+from devstack.errors import ProxyError
+
 LIMIT = 5.0  # s per call
-
-
-class ProxyError(Exception):
-    """The fault proxy cannot be reached or refuses."""
 
 
 class ToxiproxyClient:

@@ -7,8 +7,7 @@ import sys
 import typer
 
 from devstack.cli import chaos, demo, logs, matrix, queue, status, up
-from devstack.control import NoStackError
-from devstack.stack import ChaosError
+from devstack.errors import DevstackError
 
 app = typer.Typer(
     name="auralink",
@@ -32,7 +31,7 @@ def main() -> None:
     """Entry point of the console script."""
     try:
         app()
-    except (NoStackError, ChaosError) as error:
+    except DevstackError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
     except BrokenPipeError:  # the reader of a pipe has had enough

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from devstack.cli.options import DEFAULT_DIR, StateOption, existing
-from devstack.control import ControlClient
+from devstack.client import ControlClient
 
 app = typer.Typer(
     help="Break a real part of the running platform, and mend it.",

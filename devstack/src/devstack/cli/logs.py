@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from devstack.cli.options import DEFAULT_DIR, StateOption, existing
-from devstack.control import NoStackError
+from devstack.errors import NoStackError
 
 POLL = 0.2  # s
 TAIL_BYTES = 2**20

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from resilience.matrix import Row, as_json
-from resilience.matrix import markdown as as_markdown
 from rich.console import Console
 from rich.table import Table
 
 from devstack.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from resilience.matrix import Row
 
 SERVICES = ("dashboard", "ai_core", "webrtc")
 
@@ -30,6 +31,9 @@ def matrix(
     as_data: JsonOption = False,
 ) -> None:
     """Show the degradation matrix, from the code's own declarations."""
+    from resilience.matrix import as_json
+    from resilience.matrix import markdown as as_markdown
+
     declared = rows()
     if as_data:
         typer.echo(json.dumps(as_json(declared), indent=2))

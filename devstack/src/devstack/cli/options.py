@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from devstack.control import NoStackError
+from devstack.errors import NoStackError
 from devstack.state import StateDir
 
 DEFAULT_DIR = Path(os.environ.get("AURALINK_STATE_DIR", ".auralink"))

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from devstack.cli.options import DEFAULT_DIR, StateOption, existing
-from devstack.control import ControlClient, NoStackError, call
+from devstack.client import ControlClient, call
+from devstack.errors import NoStackError
 
 LIMIT = 10.0  # s
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from devstack.cli.options import DEFAULT_DIR, JsonOption, StateOption, existing
-from devstack.control import ControlClient
+from devstack.client import ControlClient
 
 COLOURS = {"closed": "green", "half_open": "yellow", "open": "red", "running": "green", "not started": "yellow"}
 

@@ -7,18 +7,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from devstack.cli.options import DEFAULT_DIR, StateOption, existing
-from devstack.control import ControlClient, NoStackError
+from devstack.client import ControlClient
+from devstack.errors import AlreadyRunningError, NoStackError
 from devstack.ports import DEFAULT_BASE
 from devstack.process import rotate
-from devstack.state import AlreadyRunningError, StateDir, clean_up
-from devstack.supervisor import FAILED_MARK, READY_LIMIT, READY_MARK, run
+from devstack.progress import FAILED_MARK, READY_LIMIT, READY_MARK
+from devstack.state import StateDir, clean_up
+
+if TYPE_CHECKING:
+    from devstack.topology import Topology
 
 DOWN_LIMIT = 45.0  # s: the services' drain, then the servers
+OnlyOption = Annotated[str, typer.Option("--only", metavar="A,B", help="Start only these components.")]
 PortBase = Annotated[
     str,
     typer.Option(
@@ -32,18 +37,20 @@ PortBase = Annotated[
 def up(
     state_dir: StateOption = DEFAULT_DIR,
     port_base: PortBase = str(DEFAULT_BASE),
+    only: OnlyOption = "",
     detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Return when ready; stop with `auralink down`.")
+        bool, typer.Option("--detach", "-d", help="Return when ready; `auralink down` stops it.")
     ] = False,
 ) -> None:
     """Start the platform: PostgreSQL, Valkey, a simulated LLM provider and the three services. Ctrl-C stops it."""
-    base = parse_base(port_base)
-    state = StateDir(state_dir)
+    base, topology = parse_base(port_base), parse_only(only)
     if detach:
-        raise typer.Exit(_detached(state, port_base))
+        raise typer.Exit(_detached(StateDir(state_dir), ["--port-base", port_base, "--only", only]))
+    # Here, because drivers and frameworks come with it: half a second that other commands need not spend.
     from devstack.stack import Stack
+    from devstack.supervisor import run
 
-    stack = Stack(state_dir, port_base=base, say=say)
+    stack = Stack(state_dir, topology, port_base=base, say=say)
     raise typer.Exit(asyncio.run(run(stack, say)))
 
 
@@ -68,14 +75,28 @@ def parse_base(text: str) -> int | None:
     return int(text)
 
 
-def _detached(state: StateDir, port_base: str) -> int:
+def parse_only(text: str) -> Topology:
+    """The platform, or the named part of it.
+
+    Raises:
+        typer.BadParameter: a name that is no component.
+    """
+    from devstack.topology import Topology
+
+    names = frozenset(filter(None, text.split(",")))
+    if unknown := names - set(Topology().components):
+        raise typer.BadParameter(f"no such component: {', '.join(sorted(unknown))}", param_hint="--only")
+    return Topology(only=names or None)
+
+
+def _detached(state: StateDir, options: list[str]) -> int:
     """Starts ``up`` in a session of its own and shows its progress until it is ready; returns the exit status."""
     log = state.log("supervisor")
     rotate(log)
     with log.open("ab") as out:
         begin = out.seek(0, 2)
         child = subprocess.Popen(  # noqa: S603  (ourselves)
-            [sys.executable, "-m", "devstack", "up", "--state-dir", str(state.path), "--port-base", port_base],
+            [sys.executable, "-m", "devstack", "up", "--state-dir", str(state.path), *options],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,

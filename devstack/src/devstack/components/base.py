@@ -11,10 +11,6 @@ from devstack.process import Command
 from devstack.state import StateDir
 
 
-class ComponentError(Exception):
-    """A component could not be prepared or started; the text is for the user."""
-
-
 class Component(ABC):
     """One process of the platform."""
 

