@@ -33,7 +33,7 @@ _CREATE = f"""WITH u AS (
 _UPDATE = f"""UPDATE users u SET display_name = coalesce(n.display_name, u.display_name),
         revision = u.revision + n.changes, updated_at = clock_timestamp()
     FROM unnest($1::uuid[], $2::text[], $3::int[], $4::float8[]) AS n (id, display_name, changes, accepted_at)
-    WHERE u.id = n.id AND (u.unordered_at IS NULL OR u.unordered_at < to_timestamp(n.accepted_at))
+    WHERE u.id = n.id AND $5::text[] IS NOT NULL AND (u.unordered_at IS NULL OR u.unordered_at < to_timestamp(n.accepted_at))
     RETURNING {COLUMNS}"""  # noqa: S608
 _DELETE = "DELETE FROM users WHERE id = any($1::uuid[])"
 _EXISTING = f"SELECT {COLUMNS} FROM users u WHERE u.id = any($1::uuid[])"  # noqa: S608
@@ -119,13 +119,16 @@ class _Session:
 
     async def _update(self, runs: Sequence[list[Operation]]) -> list[Result]:
         ids, names, changes, accepted = [], [], [], []
+        overwritten: list[str] = []  # sent along, so that the server refuses what it would have refused one by one
         for run in runs:
             given = [o.payload["display_name"] for o in run if o.payload.get("display_name") is not None]
             ids.append(_user_id(run[0]))
             names.append(given[-1] if given else None)
+            overwritten += given[:-1]
             changes.append(len(run))
             accepted.append(run[0].accepted_at)
-        fresh = {row[0]: row for row in await self._connection.fetch(_UPDATE, ids, names, changes, accepted)}
+        rows = await self._connection.fetch(_UPDATE, ids, names, changes, accepted, overwritten)
+        fresh = {row[0]: row for row in rows}
         missed = [user_id for user_id in ids if user_id not in fresh]
         # There but not updated: a later direct write, made while the queue could not be asked, has overtaken these.
         overtaken = {row[0]: row for row in await self._connection.fetch(_EXISTING, missed)} if missed else {}
