@@ -100,7 +100,7 @@ class Migrator:
                     await self._reach()
                 async with asyncio.timeout(ATTEMPT_LIMIT):
                     await upgrade(self._url, self._scripts)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the database may be down in many ways; it is tried again
                 if not failures:
                     log.warning("database not migrated yet, retrying", error=type(error).__name__)
                 failures += 1

@@ -94,6 +94,7 @@ class ServiceRuntime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = False
         self._closers: list[tuple[str, Work]] = []
+        self._phase_listeners: list[Callable[[bool], Awaitable[None]]] = []
         self.events.subscribe(self.metrics.listen)
         self.events.subscribe(self._on_event)
         self.background("refresh", self._refresh_forever)
@@ -209,6 +210,18 @@ class ServiceRuntime:
 
     # -- running
 
+    def on_phase(self, listener: Callable[[bool], Awaitable[None]]) -> None:
+        """Tell `listener` whether the service is ready, now and at every change of its phase."""
+        self._phase_listeners.append(listener)
+
+    async def enter(self, phase: Phase) -> None:
+        """Begin a phase of the service's life."""
+        self.phase = phase
+        if phase is Phase.DRAINING:
+            self.draining.set()
+        for listener in self._phase_listeners:
+            await listener(phase is Phase.READY)
+
     async def start(self) -> None:
         """Start the background work."""
         self._started = True
@@ -258,7 +271,7 @@ class ServiceRuntime:
     async def _close_one(self, name: str, closer: Work, limit: float = CLOSE_TIMEOUT) -> None:
         try:
             await hard_timeout(closer(), limit, name=name)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the other closers still have to run
             log.warning("closing failed", what=name, error=type(error).__name__)
 
     # -- watching
@@ -300,7 +313,7 @@ class ServiceRuntime:
             return
         try:
             stats = await hard_timeout(self.queue.stats(), QUEUE_TIMEOUT, name="queue stats")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the store may be down: the last numbers stay, marked
             self.queue_view = QueueView(self.queue_view.stats, type(error).__name__)
         else:
             self.queue_view = QueueView(stats)

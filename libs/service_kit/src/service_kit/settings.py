@@ -202,7 +202,7 @@ def load(cls: type[S], *, fail: Callable[[int], Any] = sys.exit) -> S:
         problems = _problems(error)
     except SettingsError:
         problems = ["a variable is not in the form its setting needs"]
-    print("Configuration errors:\n  " + "\n  ".join(problems), file=sys.stderr)
+    print("Configuration errors:\n  " + "\n  ".join(problems), file=sys.stderr)  # noqa: T201 - no logger exists yet
     fail(2)
     raise SystemExit(2)
 

@@ -31,7 +31,7 @@ from .problems import respond
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
-    from .spans import ServerSpan
+    from service_kit.spans import ServerSpan
 
 log = logs.get_logger("http")
 
@@ -131,7 +131,7 @@ class Exchange:
         except asyncio.CancelledError:
             if not self.given_up:
                 raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the last line: whatever it is, the caller gets an answer
             await self._crash(error)
         finally:
             if self._answer is not None:
@@ -271,7 +271,7 @@ class Exchange:
         return getattr(route, "path_format", None) or getattr(route, "path", None) or UNMATCHED
 
     def _begin_span(self, tracer: Tracer) -> None:
-        from .spans import ServerSpan
+        from service_kit.spans import ServerSpan
 
         self._span = ServerSpan(tracer, self._state, str(self._scope["method"]))
 
@@ -291,7 +291,8 @@ class Exchange:
         if route not in _QUIET:
             runtime.access_log.write(state, method, route, status, seconds)
         if self._span is not None:
-            self._span.end(route, status)
+            found = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+            self._span.end(f"{method} {route}", found, failed=status >= 500)
 
 
 def respond_in(state: context.RequestContext, error: ServiceError) -> Any:
