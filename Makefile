@@ -1,0 +1,80 @@
+# `make` without a target explains itself. Needed on the machine: Python >= 3.11, git and make; all else is set up here.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+UV := .uv/bin/uv
+BIN := .venv/bin
+STAMP := .venv/.set-up
+MANIFESTS := pyproject.toml uv.lock $(wildcard libs/*/pyproject.toml services/*/pyproject.toml devstack/pyproject.toml devstack/*/pyproject.toml)
+SOURCES := $(wildcard libs/*/src services/*/src devstack/src devstack/*/src)
+TESTS := $(wildcard libs/*/tests services/*/tests devstack/tests devstack/*/tests)
+
+# The interpreter that is there is the one that is used; nothing is downloaded in its place.
+export UV_PYTHON := $(shell command -v $(PYTHON))
+export UV_PYTHON_DOWNLOADS := never
+export UV_PROJECT_ENVIRONMENT := .venv
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up down test check demo bench docs fmt proto python
+
+help: ## Show this list
+	@echo "AuraLink: services that keep working while the things they depend on die."
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Set up everything that the other targets need (into .uv/ and .venv/)
+
+up: $(STAMP) ## Start the platform in the foreground; Ctrl-C stops it (ARGS="--port-base auto")
+	@exec $(BIN)/auralink up $(ARGS)
+
+down: $(STAMP) ## Stop a platform that runs in the background, or what a killed one left
+	@exec $(BIN)/auralink down $(ARGS)
+
+test: $(STAMP) ## Run the whole test suite, on real servers (ARGS="-k queue")
+	$(BIN)/pytest $(ARGS)
+
+check: $(STAMP) ## Style, types, dependency rules, protocol: everything but the tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy $(SOURCES) tools benchmarks
+	$(BIN)/mypy $(TESTS) tests
+	$(BIN)/lint-imports
+	$(BIN)/buf lint proto
+	@if git rev-parse --verify --quiet main >/dev/null; then \
+	    echo "buf breaking proto --against main"; \
+	    $(BIN)/buf breaking proto --against '.git#branch=main,subdir=proto'; \
+	else echo "buf breaking: skipped, no branch main to compare with"; fi
+	$(BIN)/python tools/gen_proto.py --check
+
+demo: $(STAMP) ## Break each row of the matrix in turn, and show what callers saw
+	@exec $(BIN)/auralink demo $(ARGS)
+
+bench: $(STAMP) ## Measure against bare floors, side by side in one run
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(STAMP) ## Write the documents that are made from code
+	$(BIN)/python tools/gen_docs.py
+
+fmt: $(STAMP) ## Format the code and apply the safe fixes
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+proto: $(STAMP) ## Generate the gRPC code from proto/
+	$(BIN)/python tools/gen_proto.py
+
+python:
+	@test -n "$(UV_PYTHON)" || { echo "error: no $(PYTHON) on the PATH; Python 3.11 or newer is needed" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: $$($(PYTHON) --version) is too old: 3.11 or newer is needed (PYTHON=... picks another)" >&2; exit 1; }
+
+$(UV): Makefile | python
+	@echo "==> setting up uv $(UV_VERSION) in .uv/"
+	@$(PYTHON) -m venv .uv || { echo "error: python3 cannot make a virtual environment (on Debian: apt install python3-venv)" >&2; exit 1; }
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+$(STAMP): $(UV) $(MANIFESTS)
+	@echo "==> installing the locked dependencies into .venv/ (the first time about 100 MB)"
+	@$(UV) sync --frozen --all-packages --quiet
+	@touch $@
+	@echo "==> set up"
