@@ -7,6 +7,8 @@ from pydantic_core import PydanticCustomError
 from service_kit.settings import CommaList, Port, PositiveSeconds, ServiceSettings
 
 PROVIDERS = ("openai",)
+DATABASE_SHARE = 0.5
+"""Seconds of a chat request for what is not the provider's."""
 
 
 def _link(text: str) -> tuple[str, str]:
@@ -28,7 +30,7 @@ class Settings(ServiceSettings):
     openai_base_url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] = "https://api.openai.com/v1"
     ai_provider_chain: CommaList = ("openai:gpt-4",)
     ai_provider_timeout: PositiveSeconds | None = None
-    """For one call; the row's own when not set. Raise it, with REQUEST_TIMEOUT, for models that answer slowly."""
+    """For one call; the row's own when not set. To be raised for models that answer slowly."""
 
     @field_validator("database_url")
     @classmethod
@@ -45,6 +47,12 @@ class Settings(ServiceSettings):
                 "chain", "expected at least one model, for example openai:gpt-4,openai:gpt-3.5-turbo"
             )
         return value
+
+    @property
+    def chat_limit(self) -> float | None:
+        """Seconds for a chat request whose provider may take longer than requests usually do."""
+        needed = (self.ai_provider_timeout or 0.0) + DATABASE_SHARE
+        return needed if needed > self.request_timeout else None
 
     @property
     def default_model(self) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from service_kit.settings import CommaList, Port, PositiveSeconds, ServiceSettings, Url
 
@@ -37,11 +37,12 @@ class Settings(ServiceSettings):
             raise PydanticCustomError("ice_url", "expected URLs such as stun:HOST:PORT or turn:HOST:PORT?transport=udp")
         return value
 
-    @model_validator(mode="after")
-    def _turn_needs_secret(self) -> "Settings":
-        if self.turn_urls and not self.turn_secret.get_secret_value():
-            raise PydanticCustomError("turn_secret", "TURN_SECRET is required with TURN_URLS: it signs the credentials")
-        return self
+    @field_validator("turn_secret")
+    @classmethod
+    def _turn_needs_secret(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        if info.data.get("turn_urls") and not value.get_secret_value():
+            raise PydanticCustomError("turn_secret", "is required with TURN_URLS: it signs the credentials")
+        return value
 
     @property
     def ws_url(self) -> str:

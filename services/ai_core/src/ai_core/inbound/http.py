@@ -6,6 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Path, Query
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
+from service_kit.context import allow
+from service_kit.http import problem_responses
 
 from ai_core.inbound.outcome import Outcome
 from ai_core.model import (
@@ -91,9 +93,14 @@ class ChatReply(BaseModel):
     simulated: bool
 
 
-def create_router(agents: Agents, chat: Chat, outcome: Outcome) -> APIRouter:
-    """The routes; each acts for the user of the bearer token."""
-    router = APIRouter(prefix="/api/v1/agents", tags=["agents"], dependencies=[Depends(HTTPBearer(auto_error=False))])
+def create_router(agents: Agents, chat: Chat, outcome: Outcome, *, chat_limit: float | None = None) -> APIRouter:
+    """The routes; each acts for the user of the bearer token. ``chat_limit`` in seconds, if not the usual one."""
+    router = APIRouter(
+        prefix="/api/v1/agents",
+        tags=["agents"],
+        dependencies=[Depends(HTTPBearer(auto_error=False))],
+        responses=problem_responses(401, 404, 409, 429, 503),
+    )
     caller = Annotated[str, Depends(outcome.caller)]
 
     @router.post("", status_code=201)
@@ -125,6 +132,8 @@ def create_router(agents: Agents, chat: Chat, outcome: Outcome) -> APIRouter:
     @router.post("/{agent_id}/chat")
     async def talk(agent_id: AgentId, body: ChatMessage, user: caller) -> ChatReply:
         """Say something to an agent."""
+        if chat_limit is not None:
+            allow(chat_limit)
         return _reply(await outcome.of(chat.reply(user, agent_id, body.message, body.conversation_id or "")))
 
     return router

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
+from service_kit.http import problem_responses
 
 from webrtc.inbound.outcome import Outcome
 from webrtc.model import (
@@ -81,7 +82,12 @@ class IceServerList(BaseModel):
 
 def create_router(rooms: Rooms, ice: IceServers, outcome: Outcome) -> APIRouter:
     """The routes; each acts for the user of the bearer token."""
-    router = APIRouter(prefix="/api/v1", tags=["rooms"], dependencies=[Depends(HTTPBearer(auto_error=False))])
+    router = APIRouter(
+        prefix="/api/v1",
+        tags=["rooms"],
+        dependencies=[Depends(HTTPBearer(auto_error=False))],
+        responses=problem_responses(401, 403, 404, 409, 429, 503),
+    )
     caller = Annotated[str, Depends(outcome.caller)]
 
     @router.post("/rooms", status_code=201)

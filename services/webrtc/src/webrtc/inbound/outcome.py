@@ -1,13 +1,13 @@
 """From what a use case returned or raised to what a caller may see: the same for both doors.
 
-Degradations go into the request's provenance, domain errors and failed dependencies become the platform's errors. Any
-other exception is a defect and is left alone.
+Degradations go into the request's provenance, domain errors and failed dependencies become the platform's errors. What
+policies raise by themselves is known to both doors already; any other exception is a defect and is left alone.
 """
 
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from resilience import BulkheadFull, CallTimeout, CircuitBreakerOpen, Policy, Served
+from resilience import Policy, Served
 from service_kit.context import bearer_token, report
 from service_kit.errors import Conflict, Forbidden, NotFound, ServiceError, ValidationFailed, translate
 from service_kit.tokens import TokenVerifier
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Outcome:
-    """Knows who calls, and which policy stands behind a failure."""
+    """Knows who calls, and which policy stands behind a failed port."""
 
     def __init__(self, verifier: TokenVerifier, redis: Policy) -> None:
         self._verifier = verifier
@@ -35,7 +35,7 @@ class Outcome:
             return report(await served)
         except DomainError as error:
             raise _refusal(error) from error
-        except (CircuitBreakerOpen, CallTimeout, BulkheadFull, StoreUnavailable) as error:
+        except StoreUnavailable as error:
             raise translate(error, self._redis) from error
 
 
