@@ -12,8 +12,8 @@ import atexit
 import logging
 import re
 import sys
-import time
 from collections.abc import MutableMapping
+from datetime import UTC, datetime
 from typing import IO, Any, Literal
 
 import orjson
@@ -133,7 +133,7 @@ class AccessLog:
             "event": "request",
             "level": "error" if failed else "info",
             "service": self._service,
-            "ts": time.time(),
+            "timestamp": datetime.now(UTC),
             "kind": kind,
             "route": route,
             "status": status,
@@ -144,7 +144,7 @@ class AccessLog:
             line["trace_id"] = state.trace_id
         if state.degradations:
             line["fallback"] = [one.fallback for one in state.degradations]
-        self._add(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        self._add(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
 
     def _add(self, line: bytes) -> None:
         self._lines.append(line)

@@ -90,7 +90,7 @@ class Metrics:
         if child is None:
             child = self._http_children[key] = self._http.labels(method, route, str(status))
         child.observe(seconds)
-        if status < 500 and route in self._failing:
+        if status < 400 and route in self._failing:
             self._recovered(route)
 
     def rpc(self, method: str, status: str, seconds: float) -> None:

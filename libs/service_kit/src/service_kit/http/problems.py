@@ -11,11 +11,13 @@ from fastapi.exceptions import RequestValidationError
 from resilience.errors import QueueFull as QueueIsFull
 from resilience.errors import QueueUnavailable, ResilienceError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service_kit import context, errors
 from service_kit.errors import ErrorReason, ServiceError
 from service_kit.runtime import ServiceRuntime
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PROBLEM_JSON = "application/problem+json"
 MAX_DETAILS = 50
 _ORDINARY = {
@@ -89,6 +91,16 @@ def from_resilience(error: ResilienceError, runtime: ServiceRuntime) -> ServiceE
     return errors.translate(error, runtime.policies.get(getattr(error, "name", "")))
 
 
+def allowed_methods(app: FastAPI, request: Request) -> list[str]:
+    """Every method of the request's address; the framework names only those of the first route that matches."""
+    scopes = {method: {**request.scope, "method": method, "path_params": {}} for method in METHODS}
+    return [
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in app.router.routes)
+    ]
+
+
 def _printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()[:200]
 
@@ -99,8 +111,11 @@ def install(app: FastAPI, runtime: ServiceRuntime) -> None:
     async def service(_: Request, error: Any) -> Response:
         return respond(error)
 
-    async def http(_: Request, error: Any) -> Response:
-        return respond(from_http(error))
+    async def http(request: Request, error: Any) -> Response:
+        found = from_http(error)
+        if found.status == 405:
+            found.headers = {"allow": ", ".join(allowed_methods(app, request))}
+        return respond(found)
 
     async def validation(_: Request, error: Any) -> Response:
         return respond(from_validation(error.errors()))
