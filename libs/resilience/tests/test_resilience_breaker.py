@@ -508,6 +508,9 @@ def test_a_probe_does_nothing_unless_open(make: Make, clock: FakeClock) -> None:
     rejected(breaker)
     breaker.force_open()
     breaker.probe_succeeded()
+    assert rejected(breaker).retry_after is None
+    breaker.reset()
+    fail(breaker, 3)
     rejected(breaker)
 
 

@@ -76,6 +76,22 @@ async def test_cancelled_in_the_moment_of_the_hand_over_the_slot_goes_on() -> No
     assert bulkhead.active == 0
 
 
+async def test_given_up_in_the_moment_of_the_hand_over_the_slot_goes_on() -> None:
+    clock = FakeClock()
+    bulkhead = Bulkhead("db", 1, 5, clock=clock)
+    await bulkhead.acquire()
+    late = asyncio.create_task(bulkhead.acquire(timeout=1.0))
+    patient = asyncio.create_task(bulkhead.acquire(timeout=5.0))
+    await settle()
+    clock.move(1.0)  # the first waiter's time is up, but it has not run yet
+    bulkhead.release()
+    await patient
+    with pytest.raises(CallTimeout):
+        await late
+    bulkhead.release()
+    assert (bulkhead.active, bulkhead.waiting) == (0, 0)
+
+
 async def test_no_slot_is_lost_whatever_happens() -> None:
     clock, dice = FakeClock(), random.Random(5)
     bulkhead = Bulkhead("db", 3, 20, clock=clock)

@@ -162,6 +162,16 @@ async def test_an_answer_that_is_an_error_counts_as_success() -> None:
     assert world.outcomes()[-1] == "success"
 
 
+async def test_a_timeout_is_a_failure_whatever_the_classifier_says() -> None:
+    breaker = CircuitBreaker(failure_threshold=1, classify=lambda _error: Verdict.SUCCESS)
+    clock = FakeClock()
+    policy = Policy(ROW, breaker=breaker, clock=clock)
+    call = asyncio.create_task(policy.serve(hang, Rung[object]("cache", cache)))
+    await clock.advance(1.0)
+    assert (await call).value == "copy"
+    assert breaker.state is CircuitState.OPEN
+
+
 async def test_a_cancelled_call_is_neutral_and_cancels_what_it_called() -> None:
     world = World()
     ended = asyncio.Event()
@@ -451,6 +461,18 @@ async def test_when_nothing_can_serve_the_row_is_failing_for_a_while() -> None:
     assert world.policy.status().fallback_failing
     world.clock.move(5.0)
     assert not world.policy.status().fallback_failing
+
+
+async def test_a_new_outage_remembers_nothing_of_the_last() -> None:
+    world = World()
+    await world.fail(3)
+    await world.policy.serve(down, CACHE)
+    with pytest.raises(CircuitBreakerOpen):
+        await world.policy.serve(down, Rung[str]("default", broken))
+    world.breaker.reset()
+    await world.fail(3)
+    status = world.policy.status()
+    assert (status.fallback, status.fallback_failing) == ("", False)
 
 
 # -- watching

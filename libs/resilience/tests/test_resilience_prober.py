@@ -177,6 +177,18 @@ async def test_on_closed_does_not_inherit_a_requests_deadline(world: World) -> N
     assert world.deadline_at_close is None
 
 
+async def test_a_stopped_prober_is_gone() -> None:
+    world = World()
+    task = asyncio.create_task(world.prober.run())
+    await world.break_it()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await world.clock.advance(10.0)
+    world.policy.breaker.reset()
+    assert (world.probes, world.closed, world.clock.pending) == (0, 0, 0)
+
+
 @pytest.mark.parametrize("settings", [{"interval": 0.0}, {"jitter": 1.0}])
 def test_a_bad_setting_fails_by_name(settings: dict[str, float]) -> None:
     async def probe() -> None: ...

@@ -264,7 +264,7 @@ class CircuitBreaker:
         circuit = self._circuit
         if generation is not None and generation != circuit.generation:
             return
-        if circuit.state is CircuitState.OPEN and not circuit.held:
+        if circuit.state is CircuitState.OPEN:  # a hold ignores it, and forgets it when it ends
             circuit.early = True
 
     # -- by hand

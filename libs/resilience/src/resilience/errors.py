@@ -18,7 +18,7 @@ class ResilienceError(Exception):
     """Base of everything this library raises by itself."""
 
 
-class CircuitBreakerOpen(ResilienceError):  # noqa: N818
+class CircuitBreakerOpen(ResilienceError):
     """The call was rejected without being made.
 
     `retry_after` is the real time in seconds until the next trial may happen: 0 while a trial is running,
@@ -47,7 +47,7 @@ class CircuitBreakerOpen(ResilienceError):  # noqa: N818
         return f"circuit {self.name!r} is open, next trial in {self.retry_after:.1f} s"
 
 
-class CallTimeout(ResilienceError, TimeoutError):  # noqa: N818
+class CallTimeout(ResilienceError, TimeoutError):
     """The call had not answered within `limit` seconds; it was cancelled, and its outcome is unknown."""
 
     def __init__(self, name: str, limit: float) -> None:
@@ -59,7 +59,7 @@ class CallTimeout(ResilienceError, TimeoutError):  # noqa: N818
         return f"{self.name or 'call'} did not answer within {self.limit:.3g} s"
 
 
-class BulkheadFull(ResilienceError):  # noqa: N818
+class BulkheadFull(ResilienceError):
     """Every slot is taken and as many callers wait as may wait (or too many abandoned calls still run)."""
 
     def __init__(self, name: str) -> None:
@@ -74,13 +74,13 @@ class QueueError(ResilienceError):
     """The write queue could not do what was asked."""
 
 
-class QueueFull(QueueError):  # noqa: N818
+class QueueFull(QueueError):
     """The queue holds as many operations as it may; nothing was accepted."""
 
 
-class QueueUnavailable(QueueError):  # noqa: N818
+class QueueUnavailable(QueueError):
     """The queue's store cannot be reached; nothing was accepted."""
 
 
-class MalformedOperation(QueueError):  # noqa: N818
+class MalformedOperation(QueueError):
     """A queued item cannot be read back as an operation."""
