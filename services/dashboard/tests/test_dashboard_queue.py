@@ -150,7 +150,7 @@ async def test_failing_attempts_are_visible_while_they_last(
     await store.append(rename(str(uuid.uuid4()), "nobody"))
     draining = asyncio.create_task(drainer.drain())
     async with asyncio.timeout(10):
-        while not (await store.list(1))[0]["attempts"]:
+        while not (await store.list(1))[0]["attempts"]:  # noqa: ASYNC110 - another process's state
             await asyncio.sleep(0.01)
     draining.cancel()
     (item,) = await store.list(10)

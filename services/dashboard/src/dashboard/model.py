@@ -134,6 +134,10 @@ class TooManyLogins(DomainError):
         self.retry_after = retry_after
 
 
+class CursorInvalid(DomainError):
+    """The cursor is none that a list gave."""
+
+
 class SessionUnknown(DomainError):
     """The token is no longer, or on this instance not yet, known."""
 

@@ -68,6 +68,7 @@ class UserCopies:
         ttl: int = 86_400,
         refresh_after: float = 60.0,
         shared: bool = True,
+        local: bool = True,
     ) -> None:
         self._client = client
         self._call = call
@@ -76,6 +77,7 @@ class UserCopies:
         self._ttl = ttl
         self._refresh_after = refresh_after
         self._enabled = shared
+        self._local = local
         self._put = client.register_script(_PUT)
         self._behind: OrderedDict[str, bytes] = OrderedDict()
         self._fresh: OrderedDict[str, tuple[int, float]] = OrderedDict()
@@ -83,7 +85,8 @@ class UserCopies:
     def keep(self, user: User) -> None:
         """See the port."""
         copy = _encode(user, self._clock.time())
-        self._memory.set(user.id, copy)
+        if self._local:
+            self._memory.set(user.id, copy)
         now = self._clock.monotonic()
         revision, due = self._fresh.get(user.id, (-1, 0.0))
         if self._enabled and (revision != user.revision or now >= due):

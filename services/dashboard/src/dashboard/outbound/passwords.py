@@ -1,4 +1,4 @@
-"""Password hashing with argon2id, in threads: two at a time, so that logins cannot take the processors from the rest."""
+"""Password hashing with argon2id, in threads: two at a time, so that logins leave the processors to the rest."""
 
 from __future__ import annotations
 

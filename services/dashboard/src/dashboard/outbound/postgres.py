@@ -82,7 +82,7 @@ class Database:
             timeout=_CONNECT_SECONDS,
             command_timeout=_COMMAND_SECONDS,
             reset=_reset,
-            server_settings={"application_name": "auralink-dashboard"},
+            server_settings={"application_name": "auralink-dashboard", "jit": "off"},
         )
 
     async def open(self) -> None:
@@ -117,6 +117,10 @@ class Database:
         """A connection inside a transaction."""
         async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection, connection.transaction():
             yield connection
+
+    async def ping(self) -> None:
+        """Raises unless the server answers."""
+        await self.fetchrow("SELECT 1")
 
     async def probe(self) -> None:
         """Cheap proof that the database can serve: connects and touches the schema."""

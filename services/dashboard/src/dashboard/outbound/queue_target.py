@@ -17,7 +17,8 @@ from dashboard.outbound.users import COLUMNS, user_of
 
 # One drainer at a time: any number, the same in every instance ("D1" in ASCII).
 _LOCK = 0x4431
-_EXCLUSIVE = "SELECT pg_try_advisory_xact_lock($1), set_config('idle_in_transaction_session_timeout', '3s', true)"
+_EXCLUSIVE = """SELECT pg_try_advisory_xact_lock($1),
+    set_config('idle_in_transaction_session_timeout', '3s', true)"""
 _FENCE = """INSERT INTO operations (id, kind, entity, owner, fingerprint)
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
     ON CONFLICT (id) DO NOTHING RETURNING id"""

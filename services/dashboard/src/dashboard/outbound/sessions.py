@@ -11,10 +11,10 @@ from collections import OrderedDict
 
 import redis.asyncio as redis
 from resilience import MISSING, Clock, Missing, Policy, Rung, Served
+from service_kit.redis_client import AWAY
 
 from dashboard.degradation import MEMORY_SESSIONS
 from dashboard.model import Session, SessionUnknown
-from service_kit.redis_client import AWAY
 
 CHECK_SECONDS = 1.0
 REMEMBER_SECONDS = 300.0
@@ -68,7 +68,7 @@ class RedisSessions:
                 raise SessionUnknown
             self._see(session_id)
 
-        async def remember(_: BaseException) -> None | Missing:
+        async def remember(_: BaseException) -> Missing | None:
             return None if now - seen < REMEMBER_SECONDS or session_id in self._unwritten else MISSING
 
         try:
@@ -92,15 +92,18 @@ class RedisSessions:
 
     async def catch_up(self) -> None:
         """Writes to Redis, which is back, what happened meanwhile: logins that lived here, and logouts."""
-        now = self._clock.monotonic()
         with contextlib.suppress(*AWAY):
             for session, until in list(self._unwritten.values()):
-                if (left := int(until - now)) > 0:
-                    await self._policy.call(lambda s=session, n=left: self._client.set(_key(s.id), s.user_id, ex=n))
-                self._unwritten.pop(session.id, None)
+                await self._write_late(session, int(until - self._clock.monotonic()))
+            now = self._clock.monotonic()
             self._ended = OrderedDict((key, until) for key, until in self._ended.items() if until > now)
             if keys := [_key(session_id) for session_id in self._ended]:
                 await self._policy.call(lambda: self._client.delete(*keys))
+
+    async def _write_late(self, session: Session, seconds: int) -> None:
+        if seconds > 0:
+            await self._policy.call(lambda: self._client.set(_key(session.id), session.user_id, ex=seconds))
+        self._unwritten.pop(session.id, None)
 
 
 _FINE: Served[None] = Served(None)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import uuid
 
 import asyncpg
 from resilience import Operation, OperationRecord, OperationStatus
 
-from dashboard.model import Credentials, EmailTaken, KeyReused, Page, User, UserUnknown
+from dashboard.model import Credentials, CursorInvalid, EmailTaken, KeyReused, Page, User, UserUnknown
 from dashboard.outbound.postgres import Database
 
 COLUMNS = """u.id::text, u.email, u.display_name, u.role, extract(epoch FROM u.created_at)::float8,
@@ -66,7 +67,7 @@ class PostgresUsers:
         return Credentials(*row) if row else None
 
     async def page(self, limit: int, cursor: str | None) -> Page[User]:
-        """Accounts in order of creation. Raises ValueError for a cursor that is none."""
+        """Accounts in order of creation. Raises CursorInvalid."""
         after, after_id = _decode_cursor(cursor)
         rows = await self._database.fetch(_PAGE, limit + 1, after, after_id)
         users = [user_of(row) for row in rows[:limit]]
@@ -131,6 +132,6 @@ def _decode_cursor(cursor: str | None) -> tuple[float, str]:
         return 0.0, "00000000-0000-0000-0000-000000000000"
     try:
         created_at, user_id = json.loads(base64.urlsafe_b64decode(cursor))
-        return float(created_at), str(user_id)
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise ValueError("cursor is not one of ours") from error
+        return float(created_at), str(uuid.UUID(user_id))
+    except (binascii.Error, ValueError, TypeError, AttributeError) as error:
+        raise CursorInvalid from error

@@ -196,9 +196,9 @@ class Accounts:
             user = user.patched(operation.payload)
         return Served(user, served.degradations, served.as_of, pending=True)
 
-    async def page(self, limit: int, cursor: str | None) -> Page[User]:
-        """All accounts, for administrators; only from the database."""
-        return await self._policy.call(lambda: self._users.page(limit, cursor))
+    async def page(self, limit: int, cursor: str | None) -> Served[Page[User]]:
+        """All accounts, for administrators; only from the database. Raises CursorInvalid."""
+        return await self._policy.serve(lambda: self._users.page(limit, cursor))
 
 
 def _own(user_id: str, caller: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from resilience import OperationRecord, Policy, QueueStore, QueueUnavailable
+from resilience import OperationRecord, Policy, QueueStore, QueueUnavailable, Served
 
 from dashboard.model import OperationUnknown
 from dashboard.ports import Users
@@ -18,7 +18,7 @@ class Operations:
         self._users = users
         self._policy = policy
 
-    async def status(self, operation_id: str, caller: str | None) -> OperationRecord:
+    async def status(self, operation_id: str, caller: str | None) -> Served[OperationRecord]:
         """Raises OperationUnknown when there is none, or it is somebody else's.
 
         An operation without an owner (a registration) is shown to whoever knows its id.
@@ -27,7 +27,7 @@ class Operations:
         owner = record.operation.owner if record and record.operation else None
         if record is None or (owner and owner != caller):
             raise OperationUnknown
-        return record
+        return Served(record)
 
     async def _find(self, operation_id: str) -> OperationRecord | None:
         with contextlib.suppress(QueueUnavailable):

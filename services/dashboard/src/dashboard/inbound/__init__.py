@@ -1,0 +1,1 @@
+"""The doors: HTTP, gRPC and the pages."""

@@ -1,0 +1,1 @@
+"""The Dashboard over HTTP: ``/api/v1`` and the console."""

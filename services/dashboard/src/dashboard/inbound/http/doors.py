@@ -1,0 +1,82 @@
+"""What every route needs: who calls, the outcome of its use case, and its answer."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Cookie, Header, Path, Query, Request
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field
+from service_kit import context
+from service_kit.errors import Forbidden, Unauthorized
+from service_kit.tokens import Claims
+
+from dashboard.inbound.outcome import Outcome
+
+COOKIE = "auralink_session"
+
+# At least one character that can be seen, and no control characters.
+VISIBLE = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=VISIBLE)]
+AnyId = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_-]+$")]
+UserId = Annotated[UUID, Path(description="The account's id.")]
+Cursor = Annotated[str | None, Query(max_length=200)]
+PageSize = Annotated[int, Query(alias="limit", ge=1, le=100)]
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
+Prefer = Annotated[str | None, Header(alias="Prefer", max_length=200)]
+
+bearer = HTTPBearer(auto_error=False, description="The access token of a login.")
+
+
+class Body(BaseModel):
+    """A request body: no conversions, no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Doorman:
+    """Tells who calls, from the bearer token or the session cookie."""
+
+    def __init__(self, outcome: Outcome, admin_token: str) -> None:
+        self._outcome = outcome
+        self._admin_token = admin_token.encode()
+
+    async def user(
+        self, session: Annotated[str | None, Cookie(alias=COOKIE, include_in_schema=False)] = None
+    ) -> Claims:
+        """The logged-in user. Raises Unauthorized."""
+        return await self._outcome.caller(_token(session))
+
+    async def user_if_any(self, request: Request) -> Claims | None:
+        """The logged-in user, or None when no credentials came. Raises Unauthorized for bad ones."""
+        session = request.cookies.get(COOKIE)
+        if not context.bearer_token() and not session:
+            return None
+        return await self._outcome.caller(_token(session))
+
+    async def admin(self, request: Request) -> None:
+        """An administrator: the admin token, or a user of that role. Raises Unauthorized, Forbidden."""
+        given = context.bearer_token()
+        if given and hmac.compare_digest(given.encode(), self._admin_token):
+            return
+        claims = await self._outcome.caller(_token(request.cookies.get(COOKIE)))
+        if claims.role != "admin":
+            raise Forbidden("Only administrators may do this.")
+
+
+def _token(session: str | None) -> str:
+    """The bearer token, else the cookie's; the current request acts with it towards other services too."""
+    state = context.current()
+    token = context.bearer_token() or session
+    if not token:
+        raise Unauthorized("Log in first.")
+    if state is not None:
+        state.bearer = token
+    return token
+
+
+def listed(items: list[dict[str, Any]], next_cursor: str | None) -> dict[str, Any]:
+    """The body of every list."""
+    return {"items": items, "next_cursor": next_cursor}

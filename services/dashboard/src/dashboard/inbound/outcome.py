@@ -1,0 +1,109 @@
+"""From what a use case returned or raised to what a caller may see: the same for HTTP and gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+from resilience import BulkheadFull, CallTimeout, CircuitBreakerOpen, Policy, Served
+from service_kit import context
+from service_kit.errors import (
+    Conflict,
+    DependencyUnavailable,
+    Forbidden,
+    NotFound,
+    QueueFull,
+    RateLimited,
+    ServiceError,
+    Unauthorized,
+    ValidationFailed,
+    translate,
+)
+from service_kit.tokens import Claims, TokenVerifier
+
+from dashboard import model
+from dashboard.ports import Sessions
+
+T = TypeVar("T")
+
+_NOT_OWN_ROW = (CircuitBreakerOpen, CallTimeout, BulkheadFull)
+
+
+class Outcome:
+    """Knows who calls, and which policy stands behind a failure.
+
+    ``is_outage`` tells the database's failures from defects; ``policies`` are by row id.
+    """
+
+    def __init__(
+        self,
+        verifier: TokenVerifier,
+        sessions: Sessions,
+        policies: Mapping[str, Policy],
+        database: Policy,
+        is_outage: Callable[[BaseException], bool],
+    ) -> None:
+        self._verifier = verifier
+        self._sessions = sessions
+        self._policies = policies
+        self._database = database
+        self._is_outage = is_outage
+
+    async def caller(self, token: str) -> Claims:
+        """Who the token speaks for, when its session is still open. Raises Unauthorized."""
+        claims = self._verifier.verify(token)
+        try:
+            context.report(await self._sessions.check(claims.session_id))
+        except model.SessionUnknown as error:
+            raise Unauthorized("The session has ended.") from error
+        return claims
+
+    async def of(self, work: Awaitable[Served[T]]) -> Served[T]:
+        """The use case's outcome, its provenance noted. Raises ServiceError."""
+        try:
+            served = await work
+        except ServiceError as error:
+            raise self._from_peer(error) from error
+        except model.DomainError as error:
+            raise _refusal(error) from error
+        except _NOT_OWN_ROW as error:
+            raise translate(error, self._policies.get(error.name, self._database)) from error
+        except Exception as error:
+            if not self._is_outage(error):
+                raise
+            raise translate(error, self._database) from error
+        context.report(served)
+        return served
+
+    def _from_peer(self, error: ServiceError) -> ServiceError:
+        return error if error.answered else translate(error, self._policies.get(error.row))
+
+
+def _refusal(error: model.DomainError) -> ServiceError:
+    match error:
+        case model.NotAllowed():
+            return Forbidden("This account is not yours.")
+        case model.UserUnknown():
+            return NotFound("There is no such account.")
+        case model.OperationUnknown():
+            return NotFound("There is no such operation.")
+        case model.EmailTaken():
+            return Conflict("An account with this address exists already.", suggestion="Log in instead.")
+        case model.KeyReused():
+            return Conflict("This idempotency key was used for another request.", suggestion="Use a new key.")
+        case model.WrongLogin():
+            return Unauthorized("Address and password do not belong together.")
+        case model.SessionUnknown():
+            return Unauthorized("The session has ended.")
+        case model.TooManyLogins(retry_after=seconds):
+            return RateLimited("Too many failed logins for this account.", retry_after=seconds)
+        case model.CursorInvalid():
+            return ValidationFailed("The request is not valid.", details={"cursor": "is not one that a list gave"})
+        case model.WriteRefused(full=True, retry_after=seconds):
+            return QueueFull("Too many changes are waiting; this one was not saved.", retry_after=seconds, queued=False)
+        case model.WriteRefused(retry_after=seconds):
+            return DependencyUnavailable(
+                "Service temporarily unavailable. Your change was not saved.", retry_after=seconds, queued=False
+            )
+        case _:
+            raise error
