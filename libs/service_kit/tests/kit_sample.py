@@ -8,7 +8,6 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from resilience.matrix import Priority, Row
 from resilience.outcome import Served
-
 from service_kit import context, lifecycle
 from service_kit.errors import DependencyUnavailable
 from service_kit.http import create_app, served_json

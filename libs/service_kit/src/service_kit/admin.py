@@ -30,10 +30,13 @@ T = TypeVar("T")
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="adminToken", description="The value of ADMIN_TOKEN.")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-Dependency = Annotated[str | None, Query(max_length=100, description="Dependency, row id or label; without it, all.")]
+_NAME = r"^[A-Za-z0-9._:-]+$"
+Dependency = Annotated[
+    str | None, Query(max_length=100, pattern=_NAME, description="Dependency, row id or label; without it, all.")
+]
 Limit = Annotated[int, Query(ge=1, le=500)]
 After = Annotated[str, Query(pattern=r"^([0-9]{1,19}-[0-9]{1,19})?$", description="Position of the last one seen.")]
-OperationId = Annotated[str, Path(min_length=1, max_length=200)]
+OperationId = Annotated[str, Path(max_length=200, pattern=_NAME)]
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {"description": "Done.", "content": {"application/json": {"schema": {"type": "object"}}}}
 }

@@ -62,6 +62,15 @@ def _to_json(value: object, **_: object) -> str:
     return orjson.dumps(value, default=repr).decode()
 
 
+def _console() -> structlog.dev.ConsoleRenderer:
+    # Plain tracebacks: the pretty ones print local variables, secrets among them, and take seconds.
+    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+
+
+if not structlog.is_configured():  # until `configure`: during wiring, and in tests
+    structlog.configure(processors=[structlog.processors.add_log_level, _add_request, _redact, _console()])
+
+
 def configure(
     service: str, *, level: str = "info", form: Literal["json", "console"] = "json", stream: IO[str] | None = None
 ) -> None:
@@ -80,11 +89,8 @@ def configure(
         add_service,
         _add_request,
     ]
-    renderer: list[Any] = (
-        [structlog.processors.format_exc_info, _redact, structlog.processors.JSONRenderer(serializer=_to_json)]
-        if form == "json"
-        else [structlog.processors.format_exc_info, _redact, structlog.dev.ConsoleRenderer()]
-    )
+    last = structlog.processors.JSONRenderer(serializer=_to_json) if form == "json" else _console()
+    renderer: list[Any] = [structlog.processors.format_exc_info, _redact, last]
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
