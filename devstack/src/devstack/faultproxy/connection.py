@@ -41,7 +41,6 @@ class Connection:
         if self._ended:  # reset before the event loop got here
             self.client.close(reset=True)
         else:
-            self.up.block(True)  # nothing is read until there is somewhere to send it
             self._dial = asyncio.ensure_future(self._connect())
 
     async def _connect(self) -> None:
@@ -54,8 +53,6 @@ class Connection:
             return
         if self._ended:
             self.server.close(reset=True)
-        else:
-            self.up.block(False)
 
     def _direction_finished(self) -> None:
         self._finished += 1
@@ -99,7 +96,7 @@ class Side(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast("asyncio.Transport", transport)
         self.inbound.source = transport
-        self._outbound.sink = transport
+        self._outbound.connect(transport)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._opened()

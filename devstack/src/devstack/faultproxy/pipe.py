@@ -37,13 +37,26 @@ class Pipe:
         self._ending: asyncio.TimerHandle | None = None
         self._full = False  # our queue
         self._blocked = False  # the sink
+        self._source_done = False
 
     def feed(self, data: bytes) -> None:
         """A chunk from the source; ``EOF`` when it has sent its last."""
-        if self.effect is CLEAR and not self._queue:
+        if data == EOF:
+            if self._source_done:  # the event loop may report it again
+                return
+            self._source_done = True
+        if self.effect is CLEAR and self.sink is not None and not self._queue:
             self._write(data)
         elif not self.effect.silent:
             self._enqueue(data)
+        elif data == EOF:
+            self._finished()  # not passed on, but a connection that both sides have left is not kept
+
+    def connect(self, sink: asyncio.Transport) -> None:
+        """From now on there is somewhere to send what comes, and what has come before. (A source cannot be kept from
+        sending until then: uvloop ignores ``pause_reading`` inside ``connection_made``.)"""
+        self.sink = sink
+        self._arm()
 
     def set_effect(self, effect: Effect) -> None:
         """Applies other toxics, also to what is under way: chunks already queued go on at once, in order, when the
@@ -74,7 +87,7 @@ class Pipe:
     def _write(self, data: bytes) -> None:
         sink = self.sink
         if sink is None or sink.is_closing():
-            return
+            return  # the connection is being taken down
         if data == EOF:
             sink.write_eof()
             self._finished()
@@ -98,14 +111,14 @@ class Pipe:
         self._arm()
 
     def _arm(self) -> None:
-        if self._timer is None and self._queue:
+        if self._timer is None and self._queue and self.sink is not None:
             self._timer = self._loop.call_at(self._queue[0][0], self._release)
 
     def _release(self) -> None:
         """Passes on what is due."""
         self._timer = None
         now = self._loop.time() + 0.001  # the clock's resolution: a timer may fire just before its time
-        while self._queue and self._queue[0][0] <= now:
+        while self._queue and self.sink is not None and self._queue[0][0] <= now:
             _, data = self._queue.popleft()
             self._queued -= len(data)
             if self._beyond_limit(data):
@@ -133,7 +146,7 @@ class Pipe:
             self._full = True
         elif self._queued <= QUEUE_BYTES // 2:
             self._full = False
-        if self.source is None or self.source.is_closing():
+        if self.source is None or self._source_done or self.source.is_closing():
             return
         reading = not (self._full or self._blocked)
         if reading and not self.source.is_reading():
@@ -149,9 +162,9 @@ class Pipe:
         waiting = [data for _, data in self._queue]
         self._queue.clear()
         self._queued, self._last = 0, 0.0
-        for data in waiting:
-            self.feed(data)
-        self._throttle()
+        for data in waiting if not self.effect.silent else ():
+            self._enqueue(data)
+        self._release()
 
     def _plan_end(self) -> None:
         if self._ending is not None:
