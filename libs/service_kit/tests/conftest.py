@@ -29,7 +29,8 @@ SAMPLE = Path(__file__).with_name("kit_sample.py")
 @pytest.fixture
 def make_settings() -> Callable[..., ServiceSettings]:
     def make(**values: Any) -> ServiceSettings:
-        return ServiceSettings(_env_file=None, **{"jwt_secret": SECRET, "admin_token": ADMIN, **values})
+        known: dict[str, Any] = {"jwt_secret": SECRET, "admin_token": ADMIN, "_env_file": None}
+        return ServiceSettings(**{**known, **values})
 
     return make
 
@@ -150,7 +151,7 @@ def _serving() -> Callable[..., Any]:
 async def until(condition: Callable[[], bool], limit: float = 5.0) -> None:
     """Wait for a condition, not for a time."""
     async with asyncio.timeout(limit):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - conditions of any kind
             await asyncio.sleep(0.01)
 
 

@@ -1,6 +1,8 @@
 """A small service built on the kit, run by the tests in a process of its own: python kit_sample.py."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -9,7 +11,7 @@ from pydantic import BaseModel, Field
 from resilience.matrix import Priority, Row
 from resilience.outcome import Served
 from service_kit import context, lifecycle
-from service_kit.errors import DependencyUnavailable
+from service_kit.errors import DependencyUnavailable, translate
 from service_kit.http import create_app, served_json
 from service_kit.rpc_server import create_server
 from service_kit.runtime import ServiceRuntime
@@ -62,8 +64,6 @@ def make_router(runtime: ServiceRuntime) -> APIRouter:
         try:
             return served_json(await policy.serve(work), {"value": outcome})
         except ConnectionRefusedError as error:
-            from service_kit.errors import translate
-
             raise translate(error, policy) from error
 
     @routes.post("/things", status_code=201)
@@ -84,10 +84,8 @@ def make_router(runtime: ServiceRuntime) -> APIRouter:
         try:
             await asyncio.sleep(60)
         finally:
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(1.5)
-            except asyncio.CancelledError:
-                pass
         return Response("late")
 
     @routes.get("/patient")
@@ -100,7 +98,7 @@ def make_router(runtime: ServiceRuntime) -> APIRouter:
     async def events() -> StreamingResponse:
         context.allow(None)
 
-        async def lines():  # type: ignore[no-untyped-def]
+        async def lines() -> AsyncIterator[str]:
             number = 0
             while True:
                 yield f"data: {number}\n\n"

@@ -5,8 +5,8 @@ from typing import Any
 import grpc
 import pytest
 from auralink.common.v1 import error_pb2
-from google.rpc.error_details_pb2 import RetryInfo
-from google.rpc.status_pb2 import Status
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from grpc.aio import AioRpcError, Metadata
 from resilience.breaker import Verdict
 from resilience.errors import CallTimeout, CircuitBreakerOpen
@@ -18,7 +18,7 @@ from service_kit.rpc_errors import from_grpc, to_grpc
 
 
 def test_the_table_is_complete() -> None:
-    proto = {name.removeprefix("ERROR_REASON_") for name in error_pb2.ErrorReason.keys()} - {"UNSPECIFIED"}
+    proto = {name.removeprefix("ERROR_REASON_") for name in dict(error_pb2.ErrorReason.items())} - {"UNSPECIFIED"}
     assert proto == {reason.value for reason in ErrorReason} == set(TABLE) == set(BY_REASON)
 
 

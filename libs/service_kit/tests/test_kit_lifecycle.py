@@ -37,7 +37,7 @@ async def test_sigterm_drains(start: Callable[..., Any]) -> None:
         await get(session, f"{base}/api/v1/hello")
         process.terminate()
         async with asyncio.timeout(0.8):
-            while (await get(session, f"{base}/health/ready"))[0] != 503:
+            while (await get(session, f"{base}/health/ready"))[0] != 503:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.01)
         assert (await get(session, f"{base}/health/live"))[0] == 200
         assert await slow == (200, b"done")
@@ -47,7 +47,8 @@ async def test_sigterm_drains(start: Callable[..., Any]) -> None:
     code, out, err = await process.ended()
     assert (code, err) == (0, "")
     lines = [json.loads(line) for line in out.splitlines()]
-    assert [line["event"] for line in lines if line["event"] != "request"] == ["ready", "stopping", "stopped"]
+    events_logged = [line["event"] for line in lines if line["event"] != "request"]
+    assert events_logged == ["ready", "stopping", "ending what is left", "stopped"]
     assert all(line["service"] == "sample" for line in lines)
     assert {"/api/v1/slow", "/api/v1/hello"} <= {line.get("route") for line in lines}
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import itertools
 import json
 import logging
 from collections.abc import Callable
@@ -32,7 +33,7 @@ async def test_background_work_is_restarted_later_each_time(make_settings: Calla
     runtime.background("work", work)
     await runtime.start()
     await clock.advance(4.0)
-    waits = [round(later - earlier, 3) for earlier, later in zip(begun, begun[1:], strict=False)]
+    waits = [round(later - earlier, 3) for earlier, later in itertools.pairwise(begun)]
     assert waits == [0.5, 1.0, 2.0]
     await runtime.close()
 

@@ -12,7 +12,8 @@ from service_kit.settings import ServiceSettings, parse_duration, parse_size, we
 
 ROW = Row(
     id="x.ai", label="X1", service="x", dependency="ai-core", title="AI", priority=Priority.P2, impact="low",
-    max_failures=3, open_seconds=30.0, call_timeout=1.0, fallbacks=(), promise="", recovery="", data_loss="", user_text="",
+    max_failures=3, open_seconds=30.0, call_timeout=1.0, fallbacks=(), promise="", recovery="", data_loss="",
+    user_text="",
 )  # fmt: skip
 
 

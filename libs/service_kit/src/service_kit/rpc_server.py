@@ -126,7 +126,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if handler is None or handler.unary_unary is None or method.startswith("/grpc."):
             return handler
         wrapped = grpc.unary_unary_rpc_method_handler(
-            Wrapped(self._runtime, method.lstrip("/"), handler.unary_unary),
+            Wrapped(self._runtime, method.lstrip("/"), handler.unary_unary).answer,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
@@ -142,14 +142,15 @@ class Wrapped:
         self._method = method
         self._handler = handler
 
-    async def __call__(self, request: Any, call: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def answer(self, request: Any, call: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        """The handler that gRPC calls; it must be a coroutine function, or gRPC takes it for a synchronous one."""
         begun = time.perf_counter()
         state = _state(call)
         context.bind(state)
         span = self._begin_span(state)
         status = "CANCELLED"
         try:
-            response = await self._answer(request, call)
+            response = await self._work(request, call)
             if state.degradations:
                 call.set_trailing_metadata((("x-request-id", state.request_id), *to_metadata(state.degradations)))
             status = "OK"
@@ -171,7 +172,7 @@ class Wrapped:
 
         return ServerSpan(tracer, state, self._method)
 
-    async def _answer(self, request: Any, call: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def _work(self, request: Any, call: grpc.aio.ServicerContext[Any, Any]) -> Any:
         limit = self._limit(call.time_remaining())
         try:
             with deadline_scope(limit * (1 - ANSWER_MARGIN)):

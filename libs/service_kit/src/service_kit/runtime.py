@@ -268,9 +268,9 @@ class ServiceRuntime:
             for task in late:
                 log.warning("background work did not stop in time", work=task.get_name())
 
-    async def _close_one(self, name: str, closer: Work, limit: float = CLOSE_TIMEOUT) -> None:
+    async def _close_one(self, name: str, closer: Work, limit: float | None = None) -> None:
         try:
-            await hard_timeout(closer(), limit, name=name)
+            await hard_timeout(closer(), limit or CLOSE_TIMEOUT, name=name)
         except Exception as error:  # noqa: BLE001 - the other closers still have to run
             log.warning("closing failed", what=name, error=type(error).__name__)
 
