@@ -9,8 +9,10 @@ from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untype
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from grpc.aio import AioRpcError, Metadata
 from resilience.breaker import Verdict
+from resilience.clock import FakeClock
 from resilience.errors import CallTimeout, CircuitBreakerOpen
 from resilience.outcome import Degradation
+from resilience.policy import Policy
 from service_kit import errors, provenance
 from service_kit.errors import BY_REASON, TABLE, ErrorReason, error_fields, to_problem, translate
 from service_kit.rpc_client import is_dependency_failure
@@ -93,6 +95,11 @@ def test_translate(sample: Any) -> None:
     failed = translate(CallTimeout(row.id, 0.5), row)
     assert (failed.status, failed.message) == (503, row.user_text)
     assert dict(error_fields(failed)) == {"retry-after": "1", "x-retry-after": "1"}
+    policy = Policy(sample.ROW, clock=FakeClock())
+    policy.breaker.acquire().failure(OSError())
+    policy.breaker.acquire().failure(OSError())
+    gone = errors.DependencyUnavailable("transport", retry_after=1.0, answered=False)
+    assert translate(gone, policy).retry_after == sample.ROW.open_seconds  # the failure has opened the circuit
     own = errors.NotFound("no such user")
     assert translate(own, row) is own
 

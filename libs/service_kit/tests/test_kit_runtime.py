@@ -68,11 +68,11 @@ async def test_the_prober_brings_a_row_back(runtime: ServiceRuntime, sample: Any
     for _ in range(2):
         with pytest.raises(ConnectionRefusedError):
             await policy.call(probe)
-    assert runtime.mode is Mode.DEGRADED
+    assert runtime.tracker.mode.value == "degraded"
     assert runtime.status()[0]["circuit"] == "open"
     well = True
     await until(lambda: bool(closed))
-    assert runtime.mode is Mode.NORMAL
+    assert runtime.tracker.mode.value == "normal"
     with pytest.raises(ValueError, match="already"):
         runtime.policy(sample.ROW)
 

@@ -287,10 +287,12 @@ def translate(failure: BaseException, row: Row | Policy | None = None) -> Servic
 
 
 def _remaining(failure: BaseException, row: Row | Policy | None) -> float | None:
+    """Seconds until a retry makes sense: the circuit's own time, else what the failure says, else the next probe's."""
     told = getattr(failure, "retry_after", None)
-    if isinstance(told, int | float):
+    if isinstance(failure, CircuitBreakerOpen) and told is not None:
         return float(told)
     if isinstance(row, Policy):
-        remaining = row.breaker.snapshot().retry_after
-        return remaining or row.row.probe_interval
+        told, row = row.breaker.retry_after() or told, row.row
+    if isinstance(told, int | float):
+        return float(told)
     return row.probe_interval if row else None

@@ -22,6 +22,7 @@ from typing import Any
 import grpc
 import uvicorn
 import uvloop
+from resilience.deadline import hard_timeout
 from starlette.types import ASGIApp
 
 from . import logs
@@ -60,7 +61,7 @@ async def serve(
             server = _HttpServer(_http_config(app))
             task = asyncio.create_task(server.serve(sockets=[http]), name="http server")
             with _signals() as stop:
-                await _begin(runtime, on_start, server, task)
+                await _unless(stop, _begin(runtime, on_start, server, task))
                 await _first(stop.wait(), task)
                 await _drain(runtime, server, task, grpc_server)
 
@@ -153,8 +154,7 @@ async def _begin(
         raise StartError("the HTTP server did not start") from task.exception()
     await runtime.start()
     if on_start is not None:
-        async with asyncio.timeout(START_LIMIT):
-            await on_start()
+        await _call(on_start)
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
@@ -162,6 +162,14 @@ async def _begin(
     log.info(
         "ready", http_port=runtime.http_port, grpc_port=runtime.grpc_port, environment=runtime.settings.environment
     )
+
+
+async def _call(on_start: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await hard_timeout(on_start(), START_LIMIT, name="on_start")
+    except Exception as error:
+        log.error("start failed", error=type(error).__name__, exc_info=error)
+        raise StartError(f"starting failed: {type(error).__name__} (the log has the details)") from error
 
 
 @contextlib.contextmanager
@@ -184,6 +192,17 @@ def _signals() -> Iterator[asyncio.Event]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do the work, or give it up when told to stop meanwhile."""
+    task = asyncio.create_task(work)
+    await _first(stop.wait(), task)
+    if task.done():
+        task.result()
+    else:
+        task.cancel()
+        await asyncio.wait((task,), timeout=FORCE_AFTER)
 
 
 async def _first(event: Coroutine[Any, Any, Any], task: asyncio.Task[None]) -> None:

@@ -235,8 +235,8 @@ class ServiceRuntime:
         for name, closer in reversed(self._closers):
             await self._close_one(name, closer)
         self._closers.clear()
-        tracing = asyncio.to_thread(self.tracing.close)
-        await self._close_one("tracing", lambda: tracing, limit=TRACER_SHUTDOWN + 1)
+        if self.tracing.tracer is not None:
+            await self._close_one("tracing", lambda: asyncio.to_thread(self.tracing.close), TRACER_SHUTDOWN + 1)
         self.access_log.close()
 
     def _spawn(self, name: str, work: Work) -> None:

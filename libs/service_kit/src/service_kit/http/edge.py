@@ -42,6 +42,8 @@ LINGER_BYTES = 32_000_000
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
 _JSON = re.compile(rb"application/(?:[\w.+-]+\+)?json\s*(?:;|$)", re.IGNORECASE)
+_EVENT_STREAM = b"text/event-stream"
+_EVENT_STREAM_UTF8 = b"text/event-stream; charset=utf-8"
 UNMATCHED = "unmatched"
 
 SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
@@ -216,6 +218,8 @@ class Exchange:
         self.started = True
         self.status = message["status"]
         headers = list(message["headers"])
+        if (b"content-type", _EVENT_STREAM) in headers or (b"content-type", _EVENT_STREAM_UTF8) in headers:
+            self.rearm(None)
         headers += SECURITY_HEADERS
         headers.append((b"x-request-id", self._state.request_id.encode("ascii")))
         if self._state.degradations:
