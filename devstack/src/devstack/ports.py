@@ -65,7 +65,9 @@ class Ports:
         Raises:
             PortBusyError: it is taken.
         """
-        if name not in self._held and not is_free(port):
+        if name in self._held:
+            return port
+        if not is_free(port):
             raise PortBusyError(
                 f"port {port} (for {name}) is in use by {holder(port)}; stop it, or use --port-base auto"
             )

@@ -115,8 +115,15 @@ class Stack:
         """Takes the state directory, removes what a killed run left, reserves ports, starts the fault proxy.
 
         Raises:
-            AlreadyRunningError, PortBusyError, AccountError, OSError: nothing was started.
+            AlreadyRunningError, PortBusyError, AccountError, OSError: nothing was started, nothing is left.
         """
+        try:
+            await self._open()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _open(self) -> None:
         self.state.lock()
         self._exit.callback(self.state.unlock)
         self._clean_up()

@@ -74,7 +74,8 @@ async def _start(stack: Stack, say: Callable[[str], None], begun: float) -> None
         say(f"{FAILED_MARK}: {', '.join(late)}. The rest keeps running; logs are in {stack.state.logs}")
     else:
         without = f", without {', '.join(late)}: the services say so and go on" if late else ""
-        say(f"{READY_MARK} {seconds:.1f} s{without}. Open {stack.url('dashboard')}/\n{next_steps(stack)}")
+        where = f". Open {stack.url('dashboard')}/" if "dashboard" in stack.units else ""
+        say(f"{READY_MARK} {seconds:.1f} s{without}{where}\n{next_steps(stack)}")
 
 
 def next_steps(stack: Stack) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,7 +41,7 @@ def matrix(
     elif markdown:
         typer.echo(as_markdown(declared), nl=False)
     else:
-        Console().print(table(declared))
+        Console(width=None if sys.stdout.isatty() else 160).print(table(declared))
 
 
 def table(declared: list[Row]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import typer
@@ -21,7 +22,7 @@ def status(state_dir: StateOption = DEFAULT_DIR, as_data: JsonOption = False) ->
     if as_data:
         typer.echo(json.dumps(found, indent=2))
         return
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(row_table(found))
     for name, service in found["services"].items():
         if service["error"]:
