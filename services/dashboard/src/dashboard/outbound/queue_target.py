@@ -34,7 +34,8 @@ _CREATE = f"""WITH u AS (
 _UPDATE = f"""UPDATE users u SET display_name = coalesce(n.display_name, u.display_name),
         revision = u.revision + n.changes, updated_at = clock_timestamp()
     FROM unnest($1::uuid[], $2::text[], $3::int[], $4::float8[]) AS n (id, display_name, changes, accepted_at)
-    WHERE u.id = n.id AND $5::text[] IS NOT NULL AND (u.unordered_at IS NULL OR u.unordered_at < to_timestamp(n.accepted_at))
+    WHERE u.id = n.id AND $5::text[] IS NOT NULL
+        AND (u.unordered_at IS NULL OR u.unordered_at < to_timestamp(n.accepted_at))
     RETURNING {COLUMNS}"""  # noqa: S608
 _DELETE = "DELETE FROM users WHERE id = any($1::uuid[])"
 _EXISTING = f"SELECT {COLUMNS} FROM users u WHERE u.id = any($1::uuid[])"  # noqa: S608
