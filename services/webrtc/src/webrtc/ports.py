@@ -9,6 +9,10 @@ class StoreUnavailable(Exception):
     """Redis could not be used: unreachable, too slow, or still loading its data."""
 
 
+class StoreDisconnected(StoreUnavailable):
+    """A pooled connection turned out to be closed before anything was sent on it: trying again is safe, once."""
+
+
 class RoomStore(Protocol):
     """Rooms, shared by all instances. Every method may raise StoreUnavailable."""
 

@@ -18,6 +18,7 @@ from webrtc.inbound.http import create_router
 from webrtc.inbound.outcome import Outcome
 from webrtc.outbound.redis import RedisRooms
 from webrtc.outbound.tokens import JwtSigner
+from webrtc.ports import StoreDisconnected
 from webrtc.settings import Settings
 from webrtc.usecases.ice import IceServers
 from webrtc.usecases.rooms import Rooms
@@ -56,6 +57,13 @@ def _redis(runtime: ServiceRuntime, url: str) -> tuple[RedisRooms, Policy]:
     """Row W1."""
     client = create_client(url)
     store = RedisRooms(client)
-    policy = runtime.policy(REDIS, classify=classify, probe=store.ping, bulkhead_limit=MAX_CONNECTIONS)
+    policy = runtime.policy(
+        REDIS,
+        classify=classify,
+        probe=store.ping,
+        bulkhead_limit=MAX_CONNECTIONS,
+        retries=1,
+        retry_on=lambda error: isinstance(error, StoreDisconnected),
+    )
     runtime.on_close(client.aclose, "redis")
     return store, policy

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from webrtc.model import ROOMS_PER_OWNER, Room, RoomUnknown, TooManyRooms
-from webrtc.ports import StoreUnavailable
+from webrtc.ports import StoreDisconnected, StoreUnavailable
 
 _CREATE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 1 end
@@ -82,9 +82,14 @@ class RedisRooms:
 
 @asynccontextmanager
 async def _outages() -> AsyncIterator[None]:
-    """The client's errors are neither OSError nor the built-in TimeoutError; their texts may hold hosts."""
+    """The client's errors are neither OSError nor the built-in TimeoutError; their texts may hold hosts.
+
+    uvloop refuses to write to a connection that was reset with a RuntimeError, which the client lets through.
+    """
     try:
         yield
+    except RuntimeError as error:
+        raise StoreDisconnected(type(error).__name__) from error
     except (RedisError, OSError, TimeoutError) as error:
         raise StoreUnavailable(type(error).__name__) from error
 
