@@ -1,7 +1,5 @@
 """Agents and chat, passed on to AI Core: ``/api/v1/agents`` (row D3, dashboard.ai_core)."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any

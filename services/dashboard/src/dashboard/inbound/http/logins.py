@@ -1,7 +1,5 @@
 """Logging in and out: ``/api/v1/auth``."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Response

@@ -1,7 +1,5 @@
 """Rooms, passed on to the WebRTC service: ``/api/v1/rooms`` (row D4, dashboard.webrtc)."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any

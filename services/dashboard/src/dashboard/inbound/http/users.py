@@ -1,7 +1,5 @@
 """Accounts: ``/api/v1/users`` and ``/api/v1/operations`` (row D1, dashboard.postgres)."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any
 
