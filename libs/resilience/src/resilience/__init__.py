@@ -61,7 +61,7 @@ from resilience.queue import (
     TargetSession,
 )
 from resilience.retry import RetrySchedule, retry
-from resilience.writer import Accepted, DurableWriter, Refused, Written
+from resilience.writer import Accepted, DurableWriter, WriteRefused, Written
 
 __all__ = [
     "ABANDONED",
@@ -112,7 +112,6 @@ __all__ = [
     "QueueStats",
     "QueueStore",
     "QueueUnavailable",
-    "Refused",
     "ResilienceError",
     "Result",
     "RetrySchedule",
@@ -128,6 +127,7 @@ __all__ = [
     "Transition",
     "Transitioned",
     "Verdict",
+    "WriteRefused",
     "Written",
     "as_json",
     "current_deadline",

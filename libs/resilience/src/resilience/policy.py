@@ -147,9 +147,12 @@ class Policy:
         return len(self._abandoned)
 
     def degradation(self, fallback: str) -> Degradation:
-        """The mark of an answer served by `fallback` now."""
+        """The mark of an answer served by `fallback` now; a retry makes sense at the next probe at the latest."""
         breaker = self.breaker
-        return Degradation(self.row.id, fallback, breaker.state.header, breaker.retry_after())
+        wait = breaker.retry_after()
+        if wait is None and not breaker.held:
+            wait = self.row.probe_interval
+        return Degradation(self.row.id, fallback, breaker.state.header, wait)
 
     def status(self) -> RowStatus:
         """The row at this moment."""

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from resilience.breaker import CircuitState
 from resilience.clock import SYSTEM_CLOCK, Clock
-from resilience.errors import QueueFull, QueueUnavailable
+from resilience.errors import QueueError, QueueFull, QueueUnavailable, ResilienceError
 from resilience.fallback import Rung
 from resilience.outcome import Served
 from resilience.policy import Policy
@@ -37,11 +37,13 @@ class Accepted:
     record: OperationRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Neither the database nor the queue took the write; ``full`` when the queue had no room."""
+class WriteRefused(ResilienceError):
+    """Neither the database nor the queue took the write; ``full`` when the queue had no room, ``retry_after`` in s."""
 
-    full: bool
+    def __init__(self, *, full: bool, retry_after: float) -> None:
+        super().__init__("the write was not accepted")
+        self.full = full
+        self.retry_after = retry_after
 
 
 _UNSETTLED = (OperationStatus.QUEUED, OperationStatus.APPLYING)
@@ -74,45 +76,59 @@ class DurableWriter:
 
     async def write(
         self, operation: Operation, direct: Callable[[bool], Awaitable[T]]
-    ) -> Served[Written[T] | Accepted | Refused]:
+    ) -> Served[Written[T] | Accepted]:
         """Applies the operation with ``direct`` or queues it.
 
         ``direct(unordered)`` runs one transaction; ``unordered`` is True when the queue could not be asked about older
-        writes. Errors that are answers of the target are raised as they are.
+        writes. Errors that are answers of the target are raised as they are. Raises WriteRefused: nothing was accepted.
         """
         unordered = False
         try:
-            if await self._store.waiting(operation.entity):
-                return await self._behind(operation)
+            older = bool(await self._store.waiting(operation.entity))
         except QueueUnavailable:
-            unordered = True
+            older, unordered = False, True
+        if older:
+            return await self._behind(operation)
 
-        async def attempt() -> Written[T] | Accepted | Refused:
+        refused: QueueError | None = None
+
+        async def attempt() -> Written[T] | Accepted:
             return Written(await direct(unordered))
 
-        async def enqueue(_: BaseException) -> Written[T] | Accepted | Refused:
-            return await self._enqueue(operation)
+        async def enqueue(_: BaseException) -> Written[T] | Accepted:
+            nonlocal refused
+            try:
+                return await self._enqueue(operation)
+            except QueueError as error:
+                refused = error
+                raise
 
-        return await self._policy.serve(attempt, Rung(self._fallback, enqueue))
-
-    async def _enqueue(self, operation: Operation) -> Accepted | Refused:
         try:
-            record = await self._store.append(operation)
-        except QueueFull:
-            return Refused(full=True)
-        except QueueUnavailable:
-            return Refused(full=False)
+            return await self._policy.serve(attempt, Rung(self._fallback, enqueue))
+        except Exception as failure:
+            if refused is None:
+                raise
+            raise WriteRefused(full=isinstance(refused, QueueFull), retry_after=self._wait()) from failure
+
+    def _wait(self) -> float:
+        return self._policy.degradation(self._fallback).retry_after or 0.0
+
+    async def _enqueue(self, operation: Operation) -> Accepted:
+        record = await self._store.append(operation)
         self._depth = max(1, self._depth)
         return Accepted(record)
 
-    async def _behind(self, operation: Operation) -> Served[Written[T] | Accepted | Refused]:
+    async def _behind(self, operation: Operation) -> Served[Accepted]:
         """Queues behind an older write of the entity and, with the database there, waits for both to be applied."""
-        outcome = await self._enqueue(operation)
-        if isinstance(outcome, Accepted) and self._policy.breaker.state is not CircuitState.OPEN:
-            outcome = Accepted(await self._settled(operation.id, outcome.record))
-        if isinstance(outcome, Accepted) and outcome.record.status is OperationStatus.APPLIED:
-            return Served(outcome)
-        return Served(outcome, degradations=(self._policy.degradation(self._fallback),))
+        try:
+            accepted = await self._enqueue(operation)
+        except QueueError as error:
+            raise WriteRefused(full=isinstance(error, QueueFull), retry_after=self._wait()) from error
+        if self._policy.breaker.state is not CircuitState.OPEN:
+            accepted = Accepted(await self._settled(operation.id, accepted.record))
+        if accepted.record.status is OperationStatus.APPLIED:
+            return Served(accepted)
+        return Served(accepted, degradations=(self._policy.degradation(self._fallback),))
 
     async def _settled(self, operation_id: str, record: OperationRecord) -> OperationRecord:
         self._drainer.kick()

@@ -83,6 +83,7 @@ class ServiceRuntime:
         self.events = Events()
         self.policies: dict[str, Policy] = {}
         self.queue: QueueAdmin | None = None
+        self.queue_row = ""  # id of the row whose writes wait in the queue
         self.queue_view = QueueView(QueueStats(0, 0.0, 0))
         self.tracker = ModeTracker(clock, on_change=self._mode_changed)
 
@@ -163,7 +164,7 @@ class ServiceRuntime:
 
     def rows(self) -> list[RowStatus]:
         """Every row as it is now."""
-        return [policy.status() for policy in self.policies.values()]
+        return sorted((policy.status() for policy in self.policies.values()), key=lambda row: row.label)
 
     def status(self) -> list[dict[str, Any]]:
         """Every row as plain data: for the status service and the CLI."""
@@ -179,7 +180,7 @@ class ServiceRuntime:
                 "last_error": row.last_error or "",
                 "fallback": row.fallback,
                 "retry_after_seconds": row.retry_after or 0.0,
-                "queue_depth": self.queue_view.stats.depth if self.queue else 0,
+                "queue_depth": self.queue_view.stats.depth if row.row == self.queue_row else 0,
                 "latency_ms": None if row.last_latency is None else row.last_latency * 1000,
                 "held": row.held,
             }

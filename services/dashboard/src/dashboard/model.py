@@ -148,12 +148,3 @@ class KeyReused(DomainError):
 
 class OperationUnknown(DomainError):
     """There is no such operation, or it is somebody else's."""
-
-
-class WriteRefused(DomainError):
-    """A write could neither be applied nor queued: nothing was accepted. ``full`` when the queue had no room."""
-
-    def __init__(self, *, full: bool, retry_after: float) -> None:
-        super().__init__("the write was not accepted")
-        self.full = full
-        self.retry_after = retry_after

@@ -97,7 +97,7 @@ class _Redis:
             timeout=REDIS.call_timeout,
             loads=orjson.loads,
         )
-        runtime.queue = self.queue
+        runtime.queue, runtime.queue_row = self.queue, POSTGRES.id
         runtime.background("copies", self.copies.flush_forever)
         runtime.background("sessions", self._catch_up_forever)
         runtime.on_close(self.client.aclose, "redis")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
-from resilience import BulkheadFull, CallTimeout, CircuitBreakerOpen, Policy, Served
+from resilience import BulkheadFull, CallTimeout, CircuitBreakerOpen, Policy, Served, WriteRefused
 from service_kit import context
 from service_kit.errors import (
     Conflict,
@@ -66,6 +66,8 @@ class Outcome:
             raise self._from_peer(error) from error
         except model.DomainError as error:
             raise _refusal(error) from error
+        except WriteRefused as error:
+            raise self._refused(error) from error
         except _NOT_OWN_ROW as error:
             raise translate(error, self._policies.get(error.name, self._database)) from error
         except Exception as error:
@@ -74,6 +76,15 @@ class Outcome:
             raise translate(error, self._database) from error
         context.report(served)
         return served
+
+    def _refused(self, error: WriteRefused) -> ServiceError:
+        kind: type[ServiceError] = DependencyUnavailable
+        text = "Service temporarily unavailable. Your change was not saved."
+        if error.full:
+            kind = QueueFull
+            text = "Too many changes are waiting; this one was not saved."
+        row, circuit = self._database.row.id, self._database.breaker.state.header
+        return kind(text, retry_after=error.retry_after, row=row, circuit=circuit, queued=False)
 
     def _from_peer(self, error: ServiceError) -> ServiceError:
         return error if error.answered else translate(error, self._policies.get(error.row))
@@ -99,11 +110,5 @@ def _refusal(error: model.DomainError) -> ServiceError:
             return RateLimited("Too many failed logins for this account.", retry_after=seconds)
         case model.CursorInvalid():
             return ValidationFailed("The request is not valid.", details={"cursor": "is not one that a list gave"})
-        case model.WriteRefused(full=True, retry_after=seconds):
-            return QueueFull("Too many changes are waiting; this one was not saved.", retry_after=seconds, queued=False)
-        case model.WriteRefused(retry_after=seconds):
-            return DependencyUnavailable(
-                "Service temporarily unavailable. Your change was not saved.", retry_after=seconds, queued=False
-            )
         case _:
             raise error

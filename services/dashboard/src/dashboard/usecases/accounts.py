@@ -17,7 +17,6 @@ from resilience import (
     Operation,
     OperationStatus,
     Policy,
-    Refused,
     Rung,
     Served,
     Written,
@@ -30,7 +29,6 @@ from dashboard.model import (
     NotAllowed,
     Page,
     User,
-    WriteRefused,
 )
 from dashboard.ports import Copies, Hasher, Users
 
@@ -153,8 +151,6 @@ class Accounts:
                     return served.map(lambda _: value)
                 status = record.status
                 return served.map(lambda _: Queued(operation.id, status))
-            case Refused(full=full):
-                raise WriteRefused(full=full, retry_after=served.degradations[0].retry_after or 1.0)
 
     async def _fresh(self, user_id: str) -> User:
         return await self._policy.call(lambda: self._users.get(user_id))
