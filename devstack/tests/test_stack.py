@@ -172,7 +172,7 @@ async def test_the_fault_proxy_is_revived_with_its_faults(stack: Stack) -> None:
     dead = proxy.process
     psutil.Process(dead.pid).send_signal(signal.SIGKILL)
     async with asyncio.timeout(20):
-        while proxy.process is dead or not await is_cut_by_the_proxy(stack):
+        while proxy.process is dead or not await is_cut_by_the_proxy(stack):  # noqa: ASYNC110  (another process)
             await asyncio.sleep(0.05)
     await stack.heal("redis")
     assert not await is_cut(stack)

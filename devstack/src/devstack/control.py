@@ -139,7 +139,8 @@ def rows(service: str, page: dict[str, Any] | None) -> list[dict[str, Any]]:
     if not page:
         return []
     depth = sum(int(queue.get("depth", 0)) for queue in page.get("queues", {}).values() if isinstance(queue, dict))
-    return [
+    found = [
         {"service": service, "dependency": name, "mode": page.get("mode"), "queue_depth": depth, **dependency}
         for name, dependency in page.get("dependencies", {}).items()
     ]
+    return sorted(found, key=lambda row: str(row.get("label", "")))

@@ -66,8 +66,7 @@ async def _serve(stack: Stack, control: Control, say: Callable[[str], None]) -> 
 async def _start(stack: Stack, say: Callable[[str], None], begun: float) -> None:
     first = "" if stack.plan.postgres.home.data.exists() else " (first start: the database cluster is being made)"
     say(f"starting {', '.join(stack.units)}{first}")
-    await stack.start()
-    await asyncio.gather(*(_announce(stack, name, say, begun) for name in stack.units))
+    await asyncio.gather(*(_bring_up(stack, name, say, begun) for name in stack.units))
     late = [name for name in stack.units if not await stack.accepts(name)]
     seconds = time.monotonic() - begun
     if any(name in stack.topology.services for name in late):
@@ -85,8 +84,9 @@ def next_steps(stack: Stack) -> str:
     return NEXT.format(auralink=f"AURALINK_STATE_DIR={stack.state.path} {program}" if elsewhere else program)
 
 
-async def _announce(stack: Stack, name: str, say: Callable[[str], None], begun: float) -> None:
-    """Waits for one component and says how that ended. The limit is the same for all, counted from the start."""
+async def _bring_up(stack: Stack, name: str, say: Callable[[str], None], begun: float) -> None:
+    """Starts one component and says how that ended. The limit is the same for all, counted from the start."""
+    await stack.start(name)
     with suppress(NotReadyError):
         await stack.wait_ready(READY_LIMIT - (time.monotonic() - begun), name)
         where = stack.url(name) if name in stack.topology.services else f"port {stack.unit(name).component.port}"
