@@ -418,7 +418,7 @@ async def test_serve_marks_nothing_when_healthy() -> None:
 async def test_serve_descends_after_a_failure_and_without_a_call_when_open() -> None:
     world = World()
     served = await world.policy.serve(down, CACHE)
-    assert served == Served("copy", (Degradation("d.db", "cache", "closed", None),), as_of=5.0)
+    assert served == Served("copy", (Degradation("d.db", "cache", "closed", 1.0),), as_of=5.0)
     assert world.policy.fallback_in_use == ""
     await world.fail(2)
     world.clock.move(20.0)

@@ -20,14 +20,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from resilience.clock import SYSTEM_CLOCK, Clock
 from resilience.errors import CallTimeout, CircuitBreakerOpen, MalformedOperation, QueueUnavailable
+
+T = TypeVar("T")
 
 
 class OperationStatus(StrEnum):
@@ -39,7 +41,7 @@ class OperationStatus(StrEnum):
     DEAD = "dead"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made by the thousand in a drain, and freezing trebles the cost
 class Operation:
     """One accepted write. ``entity`` names what it changes (``user:<id>``) and is the unit of ordering."""
 
@@ -101,7 +103,7 @@ def decode(body: bytes, accepted_at: float, loads: Callable[[bytes], Any] = json
     return operation
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made by the thousand in a drain, and freezing trebles the cost
 class Entry:
     """One place in the queue; ``operation`` is None when the stored bytes are malformed."""
 
@@ -199,7 +201,7 @@ class Fate(StrEnum):
     BURIED = "buried"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made by the thousand in a drain, and freezing trebles the cost
 class Result:
     """Outcome of one operation; ``value`` is the target's own (a fresh row, for the caches)."""
 
@@ -267,7 +269,7 @@ def plan(entries: Sequence[Entry], now: float, ttl: float, blocked: set[str]) ->
 class DrainSettings:
     """``ttl`` and ``interval`` in seconds; ``retry_waits`` are the pauses before each retry of a failing operation."""
 
-    batch_size: int = 500
+    batch_size: int = 1000
     ttl: float = 3600.0
     interval: float = 30.0
     retry_waits: tuple[float, ...] = (0.2, 0.4, 0.8)
@@ -336,27 +338,38 @@ class Drainer:
         return max(0.01, min(self._blocked.values()) - self._clock.monotonic())
 
     async def _pass(self) -> tuple[int, bool]:
-        """One walk over the whole queue: (settled, something is left and worth another walk)."""
-        settled, after, left = 0, "", False
-        while True:
-            entries, now = await self._store.read(self._batch_size, after)
-            if not entries:
-                return settled, left
-            try:
-                count = await self._batch(entries, now)
-            except Busy:
-                return settled, True
-            except CallTimeout:
-                self._batch_size = max(1, self._batch_size // 2)
-                return settled, True
-            except Exception as error:
-                if not self._target.is_outage(error):
-                    raise
-                return settled, False  # the circuit's recovery kicks again
-            self._batch_size = self._settings.batch_size
-            settled += count
-            left = left or count < len(entries)
-            after = entries[-1].position
+        """One walk over the whole queue: (settled, something is left and worth another walk).
+
+        While a batch is applied, the next one is read and the one before it is settled.
+        """
+        settled, left = 0, False
+        tasks = _Tasks()
+        ahead = tasks.start(self._store.read(self._batch_size))
+        settling = tasks.start(_nothing())
+        try:
+            while True:
+                entries, now = await ahead
+                if not entries:
+                    await settling
+                    return settled, left
+                ahead = tasks.start(self._store.read(self._batch_size, entries[-1].position))
+                applied, buried = await self._batch(entries, now)
+                await settling
+                settling = tasks.start(self._store.settle(applied, buried))
+                self._batch_size = self._settings.batch_size
+                settled += len(applied) + len(buried)
+                left = left or len(applied) + len(buried) < len(entries)
+        except Busy:
+            return settled, True
+        except CallTimeout:
+            self._batch_size = max(1, self._batch_size // 2)
+            return settled, True
+        except Exception as error:
+            if not self._target.is_outage(error):
+                raise
+            return settled, False  # the circuit's recovery kicks again
+        finally:
+            await tasks.finish(ahead)
 
     def _held_back(self) -> set[str]:
         """Entities whose failing operation is not due for a retry yet."""
@@ -364,25 +377,22 @@ class Drainer:
         self._blocked = {entity: due for entity, due in self._blocked.items() if due > now}
         return set(self._blocked)
 
-    async def _batch(self, entries: Sequence[Entry], now: float) -> int:
-        held_back = self._held_back()
-        work = plan(entries, now, self._settings.ttl, held_back)
+    async def _batch(self, entries: Sequence[Entry], now: float) -> tuple[list[Entry], list[Burial]]:
+        """Brings the entries that are due to their fate in the target; returns what is to be settled."""
+        work = plan(entries, now, self._settings.ttl, self._held_back())
         await self._store.note_applying(entries[-1].position)
         buried = [Burial(entry, "malformed", "not an operation") for entry in work.malformed]
-        expired = [entry.operation for entry in work.expired if entry.operation]
-        if expired:
+        if expired := [entry.operation for entry in work.expired if entry.operation]:
             await self._call(lambda: self._bury(expired, "expired"))
             buried += [Burial(entry, "expired", "older than the queue's time to live") for entry in work.expired]
         results = await self._apply([entry.operation for entry in work.apply if entry.operation])
         by_id = {entry.operation.id: entry for entry in work.apply if entry.operation}
-        applied = [by_id[result.operation.id] for result in results if result.fate is Fate.APPLIED]
-        for result in results:
-            if result.fate is Fate.BURIED:
-                buried.append(Burial(by_id[result.operation.id], "failed", result.error))
+        applied = [result for result in results if result.fate is Fate.APPLIED]
+        dead = (result for result in results if result.fate is Fate.BURIED)
+        buried += [Burial(by_id[result.operation.id], "failed", result.error) for result in dead]
         if self._on_applied and applied:
-            await self._on_applied([result for result in results if result.fate is Fate.APPLIED])
-        await self._store.settle(applied, buried)
-        return len(applied) + len(buried)
+            await self._on_applied(applied)
+        return [by_id[result.operation.id] for result in applied], buried
 
     async def _apply(self, operations: Sequence[Operation]) -> list[Result]:
         """Applies a batch in one transaction; a refused batch is halved until the refused operation stands alone."""
@@ -431,6 +441,30 @@ class Drainer:
         await self._call(lambda: self._bury([operation], error))
         self._blocked.pop(operation.entity, None)
         return [Result(operation, Fate.BURIED, error)]
+
+
+async def _nothing() -> None:
+    return None
+
+
+class _Tasks:
+    """What a pass has running beside itself; nothing of it outlives the pass."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def finish(self, unwanted: asyncio.Task[Any]) -> None:
+        """Drops the read that nobody waits for, and lets the rest (a settlement) end: its store bounds it."""
+        unwanted.cancel()
+        for error in await asyncio.gather(unwanted, *self._running, return_exceptions=True):
+            if isinstance(error, Exception) and not isinstance(error, QueueUnavailable):
+                raise error
 
 
 def replayed(operation: Operation) -> Operation:

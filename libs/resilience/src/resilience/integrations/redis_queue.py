@@ -74,32 +74,31 @@ return reply
 """
 )
 
-# KEYS queue dead index attempts done; ARGV entity-prefix ttl, then per entry: position id entity fate note
+# KEYS queue dead index attempts done; ARGV entity-prefix ttl number-of-applied, then all positions, ids, entities
+# and pairs of id and note of the applied; then per burial: position id entity letter.
+# All of it may be repeated: only a burial adds something, and only with the entry that it removes.
 _SETTLE = """
+local prefix, n = ARGV[1], tonumber(ARGV[3])
 local tried = redis.call('EXISTS', KEYS[4]) == 1
-local done = {}
-for i = 3, #ARGV, 5 do
-  local position, id, entity, fate = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  if redis.call('XDEL', KEYS[1], position) == 1 then
-    if id ~= '' then
-      redis.call('HDEL', KEYS[3], id)
-      redis.call('LREM', ARGV[1] .. entity, 1, position)
-      if tried then redis.call('HDEL', KEYS[4], id, id .. ':error') end
-    end
-    if fate == 'applied' then
-      done[#done + 1] = id
-      done[#done + 1] = ARGV[i + 4]
-    else
-      local at = redis.call('XADD', KEYS[2], '*', 'letter', ARGV[i + 4])
-      redis.call('HSET', KEYS[3], id ~= '' and id or position, 'dead:' .. at)
-    end
-  end
+local function leave(position, id, entity)
+  redis.call('LREM', prefix .. entity, 1, position)
+  if tried then redis.call('HDEL', KEYS[4], id, id .. ':error') end
 end
-if #done > 0 then
-  redis.call('HSET', KEYS[5], unpack(done))
+if n > 0 then
+  redis.call('XDEL', KEYS[1], unpack(ARGV, 4, 3 + n))
+  redis.call('HDEL', KEYS[3], unpack(ARGV, 4 + n, 3 + 2 * n))
+  for i = 4, 3 + n do leave(ARGV[i], ARGV[i + n], ARGV[i + 2 * n]) end
+  redis.call('HSET', KEYS[5], unpack(ARGV, 4 + 3 * n, 3 + 5 * n))
   redis.call('EXPIRE', KEYS[5], ARGV[2])
 end
-return #done / 2
+for i = 4 + 5 * n, #ARGV, 4 do
+  local position, id = ARGV[i], ARGV[i + 1]
+  if redis.call('XDEL', KEYS[1], position) == 1 then
+    local at = redis.call('XADD', KEYS[2], '*', 'letter', ARGV[i + 3])
+    if id ~= '' then leave(position, id, ARGV[i + 2]) end
+    redis.call('HSET', KEYS[3], id ~= '' and id or position, 'dead:' .. at)
+  end
+end
 """
 
 # KEYS queue dead index; ARGV id position body entity-prefix entity: the letter becomes the newest entry
@@ -234,16 +233,17 @@ class RedisQueueStore:
 
     async def settle(self, applied: Sequence[Entry], buried: Sequence[Burial]) -> None:
         """See QueueStore.settle."""
-        args: list[Any] = [self._entity_prefix, 2 * _DONE_SECONDS]
-        for entry in applied:
-            operation = entry.operation
-            if operation is None:
-                continue
-            args += (entry.position, operation.id, operation.entity, "applied", _note(operation))
+        done = [(entry.position, entry.operation) for entry in applied if entry.operation]
+        args: list[Any] = [self._entity_prefix, 2 * _DONE_SECONDS, len(done)]
+        args += [position for position, _ in done]
+        args += [operation.id for _, operation in done]
+        args += [operation.entity for _, operation in done]
+        for _, operation in done:
+            args += (operation.id, _note(operation))
         for burial in buried:
             of = burial.entry.operation
-            args += (burial.entry.position, of.id if of else "", of.entity if of else "", "dead", _letter(burial))
-        if len(args) > 2:
+            args += (burial.entry.position, of.id if of else "", of.entity if of else "", _letter(burial))
+        if done or buried:
             keys = [self._queue, self._dead, self._index, self._attempts, self._done_keys()[0]]
             await self._call(lambda: self._settle_script(keys=keys, args=args))
 

@@ -24,6 +24,8 @@ def upgrade() -> None:
         sa.Column("updated_at", _TIME, nullable=False, server_default=_NOW),
         sa.Column("revision", sa.BigInteger, nullable=False, server_default="1"),
         sa.Column("unordered_at", _TIME),
+        # Room in each page for the next version of its rows: a change then touches no index.
+        postgresql_with={"fillfactor": 70},
     )
     op.create_index("ix_users_page", "users", ["created_at", "id"])
     op.create_table(
