@@ -21,6 +21,9 @@ from devstack.process import Account
 from devstack.state import StateDir
 
 UNPRIVILEGED = "nobody"
+ELSEWHERE = Path("/var/tmp")  # noqa: S108  (only directories made by mkdtemp, checked before use)
+PREFIX = "auralink-"
+OWNER = "state-dir"
 
 
 PACKAGE = wheels.postgres()
@@ -110,10 +113,28 @@ def _elsewhere(state: StateDir) -> Path:
     known = state.read("runtime.json").get("runtime_dir")
     if isinstance(known, str) and _ours(Path(known)):
         return Path(known)
-    fresh = Path(tempfile.mkdtemp(prefix="auralink-", dir="/var/tmp"))
+    sweep()
+    fresh = Path(tempfile.mkdtemp(prefix=PREFIX, dir=ELSEWHERE))
+    (fresh / OWNER).write_text(str(state.path), encoding="utf-8")
     fresh.chmod(0o711)
     state.write("runtime.json", {"runtime_dir": str(fresh)})
     return fresh
+
+
+def sweep(below: Path | None = None) -> None:
+    """Removes our directories in /var/tmp whose state directory is gone, or lies inside ``below``."""
+    for folder in ELSEWHERE.glob(f"{PREFIX}*"):
+        owner = _owner(folder)
+        if owner is not None and (not owner.is_dir() or (below is not None and owner.is_relative_to(below))):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _owner(folder: Path) -> Path | None:
+    """The state directory that a directory in /var/tmp belongs to; ``None`` when it is not ours, or not finished."""
+    try:
+        return Path((folder / OWNER).read_text(encoding="utf-8")) if _ours(folder) else None
+    except OSError:
+        return None
 
 
 def _ours(folder: Path) -> bool:

@@ -79,7 +79,8 @@ async def _start(stack: Stack, say: Callable[[str], None], begun: float) -> None
 
 def next_steps(stack: Stack) -> str:
     """Three commands that work as they are typed, in this shell and for this state directory."""
-    program = "auralink" if shutil.which("auralink") else os.path.relpath(Path(sys.executable).with_name("auralink"))
+    ours = Path(sys.executable).with_name("auralink")
+    program = "auralink" if shutil.which("auralink") == str(ours) else os.path.relpath(ours)
     elsewhere = stack.state.path != Path(".auralink").absolute()
     return NEXT.format(auralink=f"AURALINK_STATE_DIR={stack.state.path} {program}" if elsewhere else program)
 
