@@ -1,0 +1,1 @@
+"""How fast the platform is, as ratios to bare floors measured side by side in one run: see README.md."""
