@@ -77,9 +77,6 @@ class Operation:
         return json.dumps(document, separators=(",", ":")).encode()
 
 
-_TEXT_FIELDS = ("id", "kind", "entity", "owner")
-
-
 def decode(body: bytes, accepted_at: float, loads: Callable[[bytes], Any] = json.loads) -> Operation:
     """Reads a stored operation. Raises MalformedOperation when it is none."""
     try:
@@ -96,10 +93,11 @@ def decode(body: bytes, accepted_at: float, loads: Callable[[bytes], Any] = json
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise MalformedOperation(f"not an operation: {type(error).__name__}") from error
-    if not isinstance(operation.payload, dict) or not isinstance(operation.generation, int):
+    texts = (operation.id, operation.kind, operation.entity, operation.owner, operation.fingerprint)
+    if {*map(type, texts)} != {str} or type(operation.payload) is not dict or type(operation.generation) is not int:
         raise MalformedOperation("not an operation: wrong types")
-    if not all(isinstance(document[name], str) and (document[name] or name == "owner") for name in _TEXT_FIELDS):
-        raise MalformedOperation("not an operation: wrong types")
+    if not (operation.id and operation.kind and operation.entity):
+        raise MalformedOperation("not an operation: empty fields")
     return operation
 
 
@@ -168,8 +166,11 @@ class QueueStore(QueueAdmin, Protocol):
         """Accepts an operation, or returns what became of the same id before. Raises QueueFull."""
         ...
 
-    async def read(self, limit: int, after: str = "") -> tuple[Sequence[Entry], float]:
-        """Entries in order of acceptance behind position ``after``, and the store's time (unix seconds)."""
+    async def read(self, limit: int, after: str = "", *, claim: bool = False) -> tuple[Sequence[Entry], float]:
+        """Entries in order of acceptance behind position ``after``, and the store's time (unix seconds).
+
+        With ``claim`` they are shown as being applied for a while.
+        """
         ...
 
     async def settle(self, applied: Sequence[Entry], buried: Sequence[Burial]) -> None:
@@ -178,10 +179,6 @@ class QueueStore(QueueAdmin, Protocol):
 
     async def note_failure(self, operation_id: str, error: str) -> int:
         """Counts a failed attempt and returns how many there were."""
-        ...
-
-    async def note_applying(self, last: str) -> None:
-        """Marks everything up to position ``last`` as being applied."""
         ...
 
     async def record(self, operation_id: str) -> OperationRecord | None:
@@ -344,7 +341,7 @@ class Drainer:
         """
         settled, left = 0, False
         tasks = _Tasks()
-        ahead = tasks.start(self._store.read(self._batch_size))
+        ahead = tasks.start(self._store.read(self._batch_size, claim=True))
         settling = tasks.start(_nothing())
         try:
             while True:
@@ -352,7 +349,7 @@ class Drainer:
                 if not entries:
                     await settling
                     return settled, left
-                ahead = tasks.start(self._store.read(self._batch_size, entries[-1].position))
+                ahead = tasks.start(self._store.read(self._batch_size, entries[-1].position, claim=True))
                 applied, buried = await self._batch(entries, now)
                 await settling
                 settling = tasks.start(self._store.settle(applied, buried))
@@ -380,7 +377,6 @@ class Drainer:
     async def _batch(self, entries: Sequence[Entry], now: float) -> tuple[list[Entry], list[Burial]]:
         """Brings the entries that are due to their fate in the target; returns what is to be settled."""
         work = plan(entries, now, self._settings.ttl, self._held_back())
-        await self._store.note_applying(entries[-1].position)
         buried = [Burial(entry, "malformed", "not an operation") for entry in work.malformed]
         if expired := [entry.operation for entry in work.expired if entry.operation]:
             await self._call(lambda: self._bury(expired, "expired"))

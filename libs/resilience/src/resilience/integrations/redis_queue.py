@@ -61,7 +61,7 @@ return {'queued', position}
 """
 )
 
-# KEYS stream; ARGV after limit -> {now, position, body, position, body ...}
+# KEYS stream applying; ARGV after limit claim-ms (0: none) -> {now, position, body, position, body ...}
 _READ = (
     _NOW
     + """
@@ -70,32 +70,39 @@ for _, entry in ipairs(redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV
   reply[#reply + 1] = entry[1]
   reply[#reply + 1] = entry[2][2]
 end
+if tonumber(ARGV[3]) > 0 and #reply > 1 then redis.call('SET', KEYS[2], reply[#reply - 1], 'PX', ARGV[3]) end
 return reply
 """
 )
 
-# KEYS queue dead index attempts done; ARGV entity-prefix ttl number-of-applied, then all positions, ids, entities
-# and pairs of id and note of the applied; then per burial: position id entity letter.
+# KEYS queue dead index attempts done; ARGV entity-prefix ttl what, as JSON: "applied" and "buried" are lists of columns
+# (positions, ids, entities, notes or letters). One argument, as thousands of them cost the client more than the server.
 # All of it may be repeated: only a burial adds something, and only with the entry that it removes.
 _SETTLE = """
-local prefix, n = ARGV[1], tonumber(ARGV[3])
+local prefix, what = ARGV[1], cjson.decode(ARGV[3])
 local tried = redis.call('EXISTS', KEYS[4]) == 1
 local function leave(position, id, entity)
   redis.call('LREM', prefix .. entity, 1, position)
   if tried then redis.call('HDEL', KEYS[4], id, id .. ':error') end
 end
-if n > 0 then
-  redis.call('XDEL', KEYS[1], unpack(ARGV, 4, 3 + n))
-  redis.call('HDEL', KEYS[3], unpack(ARGV, 4 + n, 3 + 2 * n))
-  for i = 4, 3 + n do leave(ARGV[i], ARGV[i + n], ARGV[i + 2 * n]) end
-  redis.call('HSET', KEYS[5], unpack(ARGV, 4 + 3 * n, 3 + 5 * n))
+local positions, ids, entities, notes = unpack(what.applied)
+if #positions > 0 then
+  redis.call('XDEL', KEYS[1], unpack(positions))
+  redis.call('HDEL', KEYS[3], unpack(ids))
+  local done = {}
+  for i = 1, #ids do
+    leave(positions[i], ids[i], entities[i])
+    done[2 * i - 1], done[2 * i] = ids[i], notes[i]
+  end
+  redis.call('HSET', KEYS[5], unpack(done))
   redis.call('EXPIRE', KEYS[5], ARGV[2])
 end
-for i = 4 + 5 * n, #ARGV, 4 do
-  local position, id = ARGV[i], ARGV[i + 1]
+positions, ids, entities, notes = unpack(what.buried)
+for i = 1, #positions do
+  local position, id = positions[i], ids[i]
   if redis.call('XDEL', KEYS[1], position) == 1 then
-    local at = redis.call('XADD', KEYS[2], '*', 'letter', ARGV[i + 3])
-    if id ~= '' then leave(position, id, ARGV[i + 2]) end
+    local at = redis.call('XADD', KEYS[2], '*', 'letter', notes[i])
+    if id ~= '' then leave(position, id, entities[i]) end
     redis.call('HSET', KEYS[3], id ~= '' and id or position, 'dead:' .. at)
   end
 end
@@ -224,28 +231,26 @@ class RedisQueueStore:
         except MalformedOperation:
             return Entry(at, body, None)
 
-    async def read(self, limit: int, after: str = "") -> tuple[list[Entry], float]:
+    async def read(self, limit: int, after: str = "", *, claim: bool = False) -> tuple[list[Entry], float]:
         """See QueueStore.read."""
         start = f"({after}" if after else "-"
-        now, *flat = await self._call(lambda: self._read_script(keys=[self._queue], args=[start, limit]))
+        keys = [self._queue, self._applying]
+        args: list[Any] = [start, limit, _APPLYING_MS if claim else 0]
+        now, *flat = await self._call(lambda: self._read_script(keys=keys, args=args))
         self._heard(now)
         return [self._entry(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)], now / 1000
 
     async def settle(self, applied: Sequence[Entry], buried: Sequence[Burial]) -> None:
         """See QueueStore.settle."""
+        if not applied and not buried:
+            return
         done = [(entry.position, entry.operation) for entry in applied if entry.operation]
-        args: list[Any] = [self._entity_prefix, 2 * _DONE_SECONDS, len(done)]
-        args += [position for position, _ in done]
-        args += [operation.id for _, operation in done]
-        args += [operation.entity for _, operation in done]
-        for _, operation in done:
-            args += (operation.id, _note(operation))
-        for burial in buried:
-            of = burial.entry.operation
-            args += (burial.entry.position, of.id if of else "", of.entity if of else "", _letter(burial))
-        if done or buried:
-            keys = [self._queue, self._dead, self._index, self._attempts, self._done_keys()[0]]
-            await self._call(lambda: self._settle_script(keys=keys, args=args))
+        rows = [(position, of.id, of.entity, _note(of)) for position, of in done]
+        dead = [_burial_row(burial) for burial in buried]
+        what = json.dumps({"applied": _columns(rows), "buried": _columns(dead)})
+        keys = [self._queue, self._dead, self._index, self._attempts, self._done_keys()[0]]
+        args: list[Any] = [self._entity_prefix, 2 * _DONE_SECONDS, what]
+        await self._call(lambda: self._settle_script(keys=keys, args=args))
 
     async def note_failure(self, operation_id: str, error: str) -> int:
         """See QueueStore.note_failure."""
@@ -257,10 +262,6 @@ class RedisQueueStore:
                 return int((await pipe.execute())[0])
 
         return await self._call(note)
-
-    async def note_applying(self, last: str) -> None:
-        """See QueueStore.note_applying."""
-        await self._call(lambda: self._client.set(self._applying, last, px=_APPLYING_MS))
 
     async def record(self, operation_id: str) -> OperationRecord | None:
         """See QueueStore.record."""
@@ -386,10 +387,19 @@ def _from_note(operation_id: str, note: bytes) -> Operation:
     return Operation(operation_id, kind, entity, owner, {}, fingerprint)
 
 
-def _letter(burial: Burial) -> bytes:
+def _columns(rows: Sequence[tuple[str, str, str, str]]) -> tuple[Sequence[str], ...]:
+    return tuple(zip(*rows, strict=True)) or ((), (), (), ())
+
+
+def _burial_row(burial: Burial) -> tuple[str, str, str, str]:
+    of = burial.entry.operation
+    return burial.entry.position, of.id if of else "", of.entity if of else "", _letter(burial)
+
+
+def _letter(burial: Burial) -> str:
     body = burial.entry.body.decode(errors="replace")
     document = {"position": burial.entry.position, "body": body, "reason": burial.reason, "error": burial.error}
-    return json.dumps(document).encode()
+    return json.dumps(document)
 
 
 def _dead_record(letter: dict[str, Any]) -> OperationRecord:
