@@ -6,8 +6,8 @@ UV := .uv/bin/uv
 BIN := .venv/bin
 STAMP := .venv/.set-up
 MANIFESTS := pyproject.toml uv.lock $(wildcard libs/*/pyproject.toml services/*/pyproject.toml devstack/pyproject.toml devstack/*/pyproject.toml)
-SOURCES := $(wildcard libs/*/src services/*/src devstack/src devstack/*/src)
-TESTS := $(wildcard libs/*/tests services/*/tests devstack/tests devstack/*/tests)
+SOURCES := $(filter-out libs/contracts/src, $(wildcard libs/*/src services/*/src devstack/src devstack/*/src))
+TESTS := $(wildcard conftest.py libs/*/tests services/*/tests devstack/tests devstack/*/tests)
 
 # The interpreter that is there is the one that is used; nothing is downloaded in its place.
 export UV_PYTHON := $(shell command -v $(PYTHON))
@@ -15,7 +15,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test check demo bench docs fmt proto python
+.PHONY: help setup up down test check check-style check-types check-imports check-proto demo bench docs fmt proto python
 
 help: ## Show this list
 	@echo "AuraLink: services that keep working while the things they depend on die."
@@ -33,12 +33,20 @@ down: $(STAMP) ## Stop a platform that runs in the background, or what a killed 
 test: $(STAMP) ## Run the whole test suite, on real servers (ARGS="-k queue")
 	$(BIN)/pytest $(ARGS)
 
-check: $(STAMP) ## Style, types, dependency rules, protocol: everything but the tests
+check: check-style check-types check-imports check-proto ## Style, types, dependency rules, protocol (all: make -k check)
+
+check-style: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+check-types: $(STAMP)
 	$(BIN)/mypy $(SOURCES) tools benchmarks
 	$(BIN)/mypy $(TESTS) tests
+
+check-imports: $(STAMP)
 	$(BIN)/lint-imports
+
+check-proto: $(STAMP)
 	$(BIN)/buf lint proto
 	@if git rev-parse --verify --quiet main >/dev/null; then \
 	    echo "buf breaking proto --against main"; \

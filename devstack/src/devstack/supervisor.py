@@ -28,7 +28,10 @@ async def run(stack: Stack, say: Callable[[str], None]) -> int:
     """Runs until Ctrl-C, SIGTERM or `auralink down`; returns the exit status."""
     control = Control(stack)
     loop = asyncio.get_running_loop()
-    for sig in (signal.SIGINT, signal.SIGTERM):
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # the terminal is closed, unless under nohup
+        signals.append(signal.SIGHUP)
+    for sig in signals:
         loop.add_signal_handler(sig, control.asked_to_stop.set)
     try:
         await _serve(stack, control, say)
@@ -36,7 +39,7 @@ async def run(stack: Stack, say: Callable[[str], None]) -> int:
         say(f"error: {error}")
         return 1
     finally:
-        for sig in (signal.SIGINT, signal.SIGTERM):
+        for sig in signals:
             loop.remove_signal_handler(sig)
     return 0
 
