@@ -1,0 +1,1 @@
+"""What the tests of the whole platform share: load from another process, its history, and the checker."""
