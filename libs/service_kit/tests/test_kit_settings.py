@@ -70,6 +70,19 @@ def test_weak_secrets_pass_in_development_only(make_settings: Callable[..., Serv
     assert weakness("kJ8#vQ2!mZ5^xR7&tB4*wN9(pL3)cH6%", 32) == ""
 
 
+@pytest.mark.parametrize("field", ["database_url", "redis_url"])
+def test_a_published_password_of_a_server_passes_in_development_only(
+    make_settings: Callable[..., ServiceSettings], field: str
+) -> None:
+    strong = {"jwt_secret": "kJ8vQ2mZ5xR7tB4wN9pL3cH6kJ8vQ2mZ", "admin_token": "kJ8vQ2mZ5xR7tB4wN9pL", field: ""}
+    public, own = "scheme://user:change%2Dme@host:1/0", "scheme://user:p7f3@host:1/0"
+    make_settings(**{field: public})
+    make_settings(**strong | {field: own}, environment="production")
+    with pytest.raises(ValueError, match="password too weak for production") as refused:
+        make_settings(**strong | {field: public}, environment="production")
+    assert "change" not in str(refused.value)
+
+
 def load_with(directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     code = "from service_kit.settings import load, ServiceSettings; load(ServiceSettings)"
     clean = {"PATH": os.environ["PATH"]}

@@ -17,6 +17,9 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from resilience.clock import SYSTEM_CLOCK, Clock
+from resilience.deadline import hard_timeout
+from resilience.errors import CircuitBreakerOpen
+from resilience.policy import Policy
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -27,7 +30,7 @@ CONNECT_LIMIT = 2.0  # seconds to reach the server
 LOCK_LIMIT = 10.0  # seconds to wait for another instance's migration, or for a lock on a table
 STATEMENT_LIMIT = 60.0  # seconds a single statement of a migration may take
 ATTEMPT_LIMIT = 90.0  # seconds for one attempt in all
-RETRY_INTERVAL = 1.0  # seconds between attempts
+RETRY_INTERVAL = 0.25  # seconds between attempts
 
 log = logs.get_logger("migrations")
 
@@ -73,8 +76,8 @@ def lock_key(scripts: Path) -> int:
 class Migrator:
     """Upgrades once, as soon as the database is there; ``scripts`` is the service's migrations folder.
 
-    ``reach``, when given, is a cheap call to the database under its policy: its failures open the circuit, so that a
-    service started without its database says so before the first request.
+    Each attempt begins with ``ping`` under the database's policy: its failures open the circuit, so that a service
+    started without its database says so before the first request.
     """
 
     def __init__(
@@ -82,22 +85,30 @@ class Migrator:
         url: str,
         scripts: Path,
         *,
-        reach: Callable[[], Awaitable[object]] | None = None,
+        policy: Policy,
+        ping: Callable[[], Awaitable[object]],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._url = url
         self._scripts = scripts
-        self._reach = reach
+        self._policy = policy
+        self._ping = ping
         self._clock = clock
         self.done = asyncio.Event()
+
+    async def _reach(self) -> None:
+        """An open circuit stops nothing: until the tables are there, each request that gets the trial fails it."""
+        try:
+            await self._policy.call(self._ping)
+        except CircuitBreakerOpen:
+            await hard_timeout(self._ping(), self._policy.timeout, name=self._policy.row.id)
 
     async def run(self) -> None:
         """Try until it has succeeded; cancelling stops the trying. One warning per run of failures."""
         failures = 0
         while not self.done.is_set():
             try:
-                if self._reach:
-                    await self._reach()
+                await self._reach()
                 async with asyncio.timeout(ATTEMPT_LIMIT):
                     await upgrade(self._url, self._scripts)
             except Exception as error:  # noqa: BLE001 - the database may be down in many ways; it is tried again

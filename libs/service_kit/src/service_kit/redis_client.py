@@ -6,7 +6,10 @@ a frozen one. A command that is retried may run twice, so whatever is sent must 
 
 from __future__ import annotations
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection
+from redis.asyncio.connection import Connection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -29,8 +32,34 @@ def classify(error: BaseException) -> Verdict:
     return Verdict.FAILURE if isinstance(error, (RedisError, OSError, TimeoutError)) else Verdict.SUCCESS
 
 
+class _LostWrites:
+    """uvloop refuses to write to a reset connection with a RuntimeError, which the client would let through."""
+
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            await super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+        except RuntimeError as error:
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise RedisConnectionError("the connection was reset") from error
+
+
+class _Connection(_LostWrites, Connection):
+    pass
+
+
+class _SSLConnection(_LostWrites, SSLConnection):
+    pass
+
+
+class _UnixConnection(_LostWrites, UnixDomainSocketConnection):
+    pass
+
+
+_CONNECTIONS = {Connection: _Connection, SSLConnection: _SSLConnection, UnixDomainSocketConnection: _UnixConnection}
+
+
 def create_client(url: str) -> Redis:
-    """A client that connects at first use."""
+    """A client that connects at first use; ``url`` is redis://, rediss:// or unix://."""
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,
@@ -39,4 +68,5 @@ def create_client(url: str) -> Redis:
         socket_connect_timeout=SOCKET_LIMIT,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
+    pool.connection_class = _CONNECTIONS[pool.connection_class]
     return Redis.from_pool(pool)

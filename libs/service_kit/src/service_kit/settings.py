@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -158,6 +159,14 @@ class ServiceSettings(BaseSettings):
             raise PydanticCustomError("secret", f"is too weak for production: {weakness(secret, minimum)}")
         return value
 
+    @field_validator("database_url", "redis_url")
+    @classmethod
+    def _no_public_password(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """How long a server's password must be is for its operator to say; an example's is none at all."""
+        if info.data.get("environment") == "production" and _is_placeholder(_password(value or "")):
+            raise PydanticCustomError("secret", "has a password too weak for production: it looks like a placeholder")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _collect_overrides(cls, values: Any) -> Any:
@@ -180,9 +189,18 @@ def weakness(secret: str, minimum: int) -> str:
         return f"at least {minimum} bytes are needed"
     if len(set(secret)) < 8:
         return "it repeats too few different characters"
-    if any(secret.lower().startswith(word) for word in _PLACEHOLDERS):
-        return "it looks like a placeholder"
-    return ""
+    return "it looks like a placeholder" if _is_placeholder(secret) else ""
+
+
+def _is_placeholder(secret: str) -> bool:
+    return secret.lower().startswith(_PLACEHOLDERS)
+
+
+def _password(url: str) -> str:
+    try:
+        return unquote(urlsplit(url).password or "")
+    except ValueError:  # its text would quote the address
+        return ""
 
 
 def _dotenv(cls: type[BaseSettings]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import grpc
 from auralink.ai.v1 import ai_pb2_grpc
 from fastapi import FastAPI
-from resilience import CircuitBreakerOpen, Policy
+from resilience import Policy
 from service_kit.http import create_app
 from service_kit.migrations import Migrator
 from service_kit.rpc_server import create_server
@@ -64,21 +64,10 @@ def _postgres(runtime: ServiceRuntime, url: str) -> tuple[PostgresAgents, Policy
         retries=1,
         retry_on=lambda error: isinstance(error, StoreDisconnected),
     )
-    migrator = Migrator(url, MIGRATIONS, reach=lambda: _reach(store, policy), clock=runtime.clock)
+    migrator = Migrator(url, MIGRATIONS, policy=policy, ping=store.ping, clock=runtime.clock)
     runtime.background("migrations", migrator.run)
     runtime.on_close(engine.dispose, "postgres")
     return store, policy
-
-
-async def _reach(store: PostgresAgents, policy: Policy) -> None:
-    """Failures count, so that a missing database is known before the first request; but an open circuit stops nothing.
-
-    It would stop the migration for good: until the tables are there, each request that gets the trial fails it.
-    """
-    try:
-        await policy.call(store.ping)
-    except CircuitBreakerOpen:
-        await store.ping()
 
 
 def _provider(runtime: ServiceRuntime, settings: Settings) -> tuple[OpenAIProvider, Policy]:

@@ -145,7 +145,7 @@ class _Postgres:
         self.writer = DurableWriter(self.policy, redis.queue, self.drainer, fallback=REDIS_QUEUE, clock=runtime.clock)
         self._cutting: set[asyncio.Task[None]] = set()
         self._clock = runtime.clock
-        migrator = Migrator(url, MIGRATIONS, reach=lambda: self.policy.call(self.database.ping), clock=runtime.clock)
+        migrator = Migrator(url, MIGRATIONS, policy=self.policy, ping=self.database.ping, clock=runtime.clock)
         runtime.background("migrations", migrator.run)
         runtime.background("drain", self.drainer.run)
         runtime.background("queue watch", self.writer.watch)

@@ -17,8 +17,10 @@ from dashboard.outbound.users import COLUMNS, user_of
 
 # One drainer at a time: any number, the same in every instance ("D1" in ASCII).
 _LOCK = 0x4431
+# A batch touches few rows of a large table: without other joins the planner looks each up instead of reading them all.
 _EXCLUSIVE = """SELECT pg_try_advisory_xact_lock($1),
-    set_config('idle_in_transaction_session_timeout', '3s', true)"""
+    set_config('idle_in_transaction_session_timeout', '3s', true),
+    set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"""
 _FENCE = """INSERT INTO operations (id, kind, entity, owner, fingerprint)
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
     ON CONFLICT (id) DO NOTHING RETURNING id"""
