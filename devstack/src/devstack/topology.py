@@ -167,6 +167,7 @@ class Plan:
             env |= self._provider()
         if module == "webrtc":
             env["STUN_URLS"] = os.environ.get("STUN_URLS", STUN)
+            env["PUBLIC_WS_URL"] = f"ws://127.0.0.1:{self.public(name, 'http')}/ws"
         return env
 
     def _provider(self) -> dict[str, str]:
