@@ -4,6 +4,7 @@ PYTHON ?= python3
 UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 BIN := .venv/bin
+AGAINST ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD~1)
 STAMP := .venv/.set-up
 MANIFESTS := pyproject.toml uv.lock $(wildcard libs/*/pyproject.toml services/*/pyproject.toml devstack/pyproject.toml devstack/*/pyproject.toml)
 SOURCES := $(filter-out libs/contracts/src, $(wildcard libs/*/src services/*/src devstack/src devstack/*/src))
@@ -15,7 +16,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test check check-style check-types check-imports check-proto demo bench docs fmt proto python
+.PHONY: help setup up down test check check-style check-types check-imports check-proto check-docs demo bench docs fmt proto python
 
 help: ## Show this list
 	@echo "AuraLink: services that keep working while the things they depend on die."
@@ -33,7 +34,7 @@ down: $(STAMP) ## Stop a platform that runs in the background, or what a killed 
 test: $(STAMP) ## Run the whole test suite, on real servers (ARGS="-k queue")
 	$(BIN)/pytest $(ARGS)
 
-check: check-style check-types check-imports check-proto ## Style, types, dependency rules, protocol (all: make -k check)
+check: check-style check-types check-imports check-proto check-docs ## Style, types, dependency rules, protocol (all: make -k check)
 
 check-style: $(STAMP)
 	$(BIN)/ruff check
@@ -48,11 +49,14 @@ check-imports: $(STAMP)
 
 check-proto: $(STAMP)
 	$(BIN)/buf lint proto
-	@if git rev-parse --verify --quiet main >/dev/null; then \
-	    echo "buf breaking proto --against main"; \
-	    $(BIN)/buf breaking proto --against '.git#branch=main,subdir=proto'; \
-	else echo "buf breaking: skipped, no branch main to compare with"; fi
+	@if git cat-file -e $(AGAINST):proto 2>/dev/null; then \
+	    echo "buf breaking proto --against $(AGAINST)"; \
+	    $(BIN)/buf breaking proto --against '.git#ref=$(AGAINST),subdir=proto'; \
+	else echo "buf breaking: skipped, there is no $(AGAINST) to compare with"; fi
 	$(BIN)/python tools/gen_proto.py --check
+
+check-docs: $(STAMP)
+	$(BIN)/python tools/gen_docs.py --check
 
 demo: $(STAMP) ## Break each row of the matrix in turn, and show what callers saw
 	@exec $(BIN)/auralink demo $(ARGS)

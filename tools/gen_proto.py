@@ -1,4 +1,4 @@
-"""Generates the gRPC stubs of proto/ into libs/contracts/src (make proto); `--check` fails when they are out of date."""
+"""Generates the gRPC stubs of proto/ into libs/contracts/src (make proto); `--check` fails when they are stale."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What talks to a real store; opt-in, never imported by the core."""
