@@ -74,7 +74,7 @@ def test_weak_secrets_pass_in_development_only(make_settings: Callable[..., Serv
 def test_a_published_password_of_a_server_passes_in_development_only(
     make_settings: Callable[..., ServiceSettings], field: str
 ) -> None:
-    strong = {"jwt_secret": "kJ8vQ2mZ5xR7tB4wN9pL3cH6kJ8vQ2mZ", "admin_token": "kJ8vQ2mZ5xR7tB4wN9pL", field: ""}
+    strong = {"jwt_secret": "kJ8vQ2mZ5xR7tB4wN9pL3cH6kJ8vQ2mZ", "admin_token": "kJ8vQ2mZ5xR7tB4wN9pL"}
     public, own = "scheme://user:change%2Dme@host:1/0", "scheme://user:p7f3@host:1/0"
     make_settings(**{field: public})
     make_settings(**strong | {field: own}, environment="production")
