@@ -185,6 +185,10 @@ class QueueStore(QueueAdmin, Protocol):
         """What the store knows of an operation; None when nothing."""
         ...
 
+    async def is_waiting(self, entity: str) -> bool:
+        """Whether the entity has accepted and not yet settled operations."""
+        ...
+
     async def waiting(self, entity: str) -> Sequence[Operation]:
         """The entity's accepted and not yet settled operations, in order."""
         ...

@@ -84,7 +84,7 @@ class DurableWriter:
         """
         unordered = False
         try:
-            older = bool(await self._store.waiting(operation.entity))
+            older = await self._store.is_waiting(operation.entity)
         except QueueUnavailable:
             older, unordered = False, True
         if older:

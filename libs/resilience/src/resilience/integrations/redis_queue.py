@@ -291,6 +291,10 @@ class RedisQueueStore:
         status = OperationStatus.APPLYING if applying and _order(at) <= _order(applying) else OperationStatus.QUEUED
         return OperationRecord(self._entry(*_first(found)).operation, status)
 
+    async def is_waiting(self, entity: str) -> bool:
+        """See QueueStore.is_waiting."""
+        return bool(await self._call(lambda: self._client.exists(self._entity_prefix + entity)))
+
     async def waiting(self, entity: str) -> list[Operation]:
         """See QueueStore.waiting."""
         keys = [self._entity_prefix + entity, self._queue]
