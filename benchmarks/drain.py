@@ -19,19 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import dashboard
 import orjson
+
+import dashboard
+from benchmarks.measure import BenchmarkError, Figure, Options, Report, Target
 from dashboard.degradation import POSTGRES
 from dashboard.outbound import postgres
 from dashboard.outbound.queue_target import UserQueueTarget
+from devstack import Stack, Topology
 from resilience import CircuitBreaker, Drainer, Operation, Policy
 from resilience.integrations.redis_queue import RedisQueueStore
 from service_kit.lifecycle import GC_THRESHOLDS
 from service_kit.migrations import upgrade
 from service_kit.redis_client import create_client
-
-from benchmarks.measure import BenchmarkError, Figure, Options, Report, Target
-from devstack import Stack, Topology
 
 WRITES = 10_000
 BATCH = 500

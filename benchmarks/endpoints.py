@@ -15,9 +15,10 @@ from uuid import UUID
 import asyncpg
 import orjson
 import sqlalchemy as sa
-from dashboard.outbound.tables import users
 from fastapi import FastAPI, HTTPException, Response
 from sqlalchemy.ext.asyncio import create_async_engine
+
+from dashboard.outbound.tables import users
 
 PATH = "/api/v1/users/{user_id}"
 POOL_SIZE = 8  # the Dashboard's

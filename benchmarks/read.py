@@ -12,13 +12,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from devstack.components.base import http_ok
-from devstack.process import Command, Process
-
 from benchmarks.measure import BenchmarkError, Figure, Options, Report, Target, turns
 from benchmarks.platform import QUIET, Person, circuit, dashboard, people, platform
 from benchmarks.slices import Load, Slice, Subject, details, get, load_generator
 from devstack import Stack
+from devstack.components.base import http_ok
+from devstack.process import Command, Process
 
 ASYNCPG, CORE = "FastAPI + asyncpg", "FastAPI + SQLAlchemy Core"
 START_LIMIT = 20.0  # s

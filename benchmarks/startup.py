@@ -8,10 +8,9 @@ import sys
 import tempfile
 import time
 
+from benchmarks.measure import BenchmarkError, Figure, Options, Report, Target
 from devstack.process import kill_tree
 from devstack.progress import READY_LIMIT, READY_MARK
-
-from benchmarks.measure import BenchmarkError, Figure, Options, Report, Target
 
 STOP_LIMIT = 45.0  # s: the services' drain, then the servers
 

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 import pytest_asyncio
+
 from devstack.stack import Stack
 from devstack.topology import Topology
-
 from tests.harness.client import Account
 from tests.harness.platform import Platform
 

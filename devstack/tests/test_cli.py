@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+
 from devstack.process import kill_tree, runs
 
 LIMIT = 60.0

@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+
 from devstack.ports import Ports
 
 LIMIT = 10.0

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from devstack.privileges import OWNER, PREFIX, account_for, home, sweep
-from devstack.state import StateDir
 
 from devstack import privileges
+from devstack.privileges import OWNER, PREFIX, account_for, home, sweep
+from devstack.state import StateDir
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 

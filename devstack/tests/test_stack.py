@@ -13,14 +13,14 @@ import psutil
 import pytest
 import pytest_asyncio
 import redis.asyncio as redis
-from devstack.errors import AlreadyRunningError, NotReadyError, PortBusyError
-from devstack.ports import Ports
-from devstack.process import runs
-from devstack.stack import kind_of
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from devstack import ChaosError, Stack, Topology
+from devstack.errors import AlreadyRunningError, NotReadyError, PortBusyError
+from devstack.ports import Ports
+from devstack.process import runs
+from devstack.stack import kind_of
 
 SERVERS = Topology(only=frozenset({"postgres", "redis"}))
 

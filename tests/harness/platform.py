@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import aiohttp
 import asyncpg
-from devstack.stack import Stack
 
+from devstack.stack import Stack
 from tests.harness.checker import Database, Row
 from tests.harness.client import Account
 

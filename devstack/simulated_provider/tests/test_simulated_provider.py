@@ -10,6 +10,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 import pytest
+
 from simulated_provider.answers import answer_to, pieces_of
 
 

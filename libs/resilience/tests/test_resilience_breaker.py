@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 
 import pytest
+
 from resilience import (
     CallTimeout,
     CircuitBreaker,

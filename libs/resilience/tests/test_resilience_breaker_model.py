@@ -15,6 +15,7 @@ from hypothesis.stateful import (
     multiple,
     rule,
 )
+
 from resilience import CircuitBreaker, CircuitBreakerOpen, CircuitState, FakeClock, Permit, Transition
 
 OUTCOMES = st.sampled_from(["success", "failure", "neutral"])

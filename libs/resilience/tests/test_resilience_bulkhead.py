@@ -4,6 +4,7 @@ import asyncio
 import random
 
 import pytest
+
 from resilience import Bulkhead, BulkheadFull, CallTimeout, FakeClock
 
 

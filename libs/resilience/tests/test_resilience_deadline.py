@@ -7,6 +7,7 @@ import weakref
 from collections.abc import AsyncGenerator
 
 import pytest
+
 from resilience import (
     ABANDONED,
     AbandonedTasks,

@@ -1,6 +1,7 @@
 """Events reach every listener, in spite of every other listener."""
 
 import pytest
+
 from resilience import CallFinished, Event, Events
 
 EVENT = CallFinished("d.db", "db", "success", 0.1)

@@ -1,6 +1,7 @@
 """Outcomes as values, and the ladder that produces them."""
 
 import pytest
+
 from resilience import (
     MISSING,
     BulkheadFull,

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+
 from resilience import Priority, Row, as_json, markdown
 
 ROW = Row(

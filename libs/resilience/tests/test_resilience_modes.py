@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+
 from resilience import CircuitState, FakeClock, Mode, ModeTracker, Priority, RowStatus, mode_of
 
 UP = RowStatus(

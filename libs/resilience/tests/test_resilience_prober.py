@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from random import Random
 
 import pytest
+
 from resilience import (
     CircuitBreakerOpen,
     CircuitState,

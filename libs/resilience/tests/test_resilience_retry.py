@@ -6,6 +6,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from resilience import FakeClock, RetrySchedule, deadline_scope, retry
 
 

@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 import uvicorn
 from fastapi import APIRouter
+
 from service_kit.http import create_app
 from service_kit.runtime import Phase, ServiceRuntime
 from service_kit.settings import ServiceSettings

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
+
 from resilience.matrix import Priority, Row
 from resilience.outcome import Served
 from service_kit import context, lifecycle

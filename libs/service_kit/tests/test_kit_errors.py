@@ -4,10 +4,11 @@ from typing import Any
 
 import grpc
 import pytest
-from auralink.common.v1 import error_pb2
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from grpc.aio import AioRpcError, Metadata
+
+from auralink.common.v1 import error_pb2
 from resilience.breaker import Verdict
 from resilience.clock import FakeClock
 from resilience.errors import CallTimeout, CircuitBreakerOpen

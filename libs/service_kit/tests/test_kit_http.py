@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+
 from resilience.errors import QueueUnavailable
 from resilience.queue import QueueStats
 from service_kit.runtime import Phase, ServiceRuntime

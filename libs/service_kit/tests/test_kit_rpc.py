@@ -9,10 +9,11 @@ from typing import Any
 
 import grpc
 import pytest
-from auralink.ai.v1 import ai_pb2, ai_pb2_grpc
-from auralink.common.v1 import status_pb2, status_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from auralink.ai.v1 import ai_pb2, ai_pb2_grpc
+from auralink.common.v1 import status_pb2, status_pb2_grpc
 from resilience.breaker import Verdict
 from resilience.deadline import current_deadline, deadline_scope
 from service_kit import context, errors, rpc_client

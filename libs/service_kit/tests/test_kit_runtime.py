@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
+
 from resilience.clock import FakeClock
 from resilience.modes import Mode
 from service_kit import context, logs

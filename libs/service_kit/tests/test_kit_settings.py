@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from resilience.matrix import Priority, Row
 from service_kit.settings import ServiceSettings, parse_duration, parse_size, weakness
 

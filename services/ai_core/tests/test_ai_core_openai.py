@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from aiohttp import web
+
 from ai_core.model import RequestRefused, Turn
 from ai_core.outbound.openai import MAX_ANSWER, OpenAIProvider, retry_after
 from ai_core.ports import ModelUnknown, ProviderBusy, ProviderFailed
-from aiohttp import web
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 KEY = "sk-test-only"

@@ -5,18 +5,18 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-import ai_core.model as model
-import ai_core.outbound.postgres as postgres_module
 import pytest
 import pytest_asyncio
+
+import ai_core.model as model
+import ai_core.outbound.postgres as postgres_module
 from ai_core.model import Agent, AgentUnknown, Cursor, KeyReused, TooManyAgents, Turn
 from ai_core.outbound.engine import create_engine
 from ai_core.outbound.postgres import PostgresAgents
 from ai_core.ports import StoreUnavailable
 from ai_core.wiring import MIGRATIONS
-from service_kit.migrations import upgrade
-
 from devstack import Stack, Topology
+from service_kit.migrations import upgrade
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,15 +10,15 @@ import aiohttp
 import grpc
 import pytest
 import pytest_asyncio
+from google.protobuf.field_mask_pb2 import FieldMask
+
 from ai_core.degradation import POSTGRES, PROVIDERS
 from auralink.ai.v1 import ai_pb2, ai_pb2_grpc
-from google.protobuf.field_mask_pb2 import FieldMask
+from devstack import Stack, Topology
 from service_kit.errors import CircuitOpen, DependencyUnavailable, ServiceError
 from service_kit.rpc_client import channel
 from service_kit.rpc_errors import from_grpc
 from service_kit.tokens import TokenIssuer
-
-from devstack import Stack, Topology
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
+
 from ai_core.degradation import POSTGRES, PROVIDERS, ROWS, UNSAVED_HISTORY, classify
 from ai_core.model import (
     Agent,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import dashboard
 import pytest
 import pytest_asyncio
+from redis.asyncio import Redis
+
+import dashboard
 from dashboard.outbound.postgres import Database
 from devstack.stack import Stack
 from devstack.topology import Topology
-from redis.asyncio import Redis
 from service_kit.migrations import upgrade
 from service_kit.redis_client import create_client
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from redis.asyncio import Redis
+
 from dashboard.outbound.postgres import Database
 from dashboard.outbound.queue_target import UserQueueTarget
 from dashboard.outbound.users import PostgresUsers
-from redis.asyncio import Redis
 from resilience import (
     Drainer,
     DrainSettings,

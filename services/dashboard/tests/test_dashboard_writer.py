@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from redis.asyncio import Redis
+
 from dashboard.degradation import POSTGRES, REDIS_QUEUE
 from dashboard.model import User
 from dashboard.outbound import postgres
 from dashboard.outbound.postgres import Database
 from dashboard.outbound.queue_target import UserQueueTarget
 from dashboard.outbound.users import PostgresUsers
-from redis.asyncio import Redis
 from resilience import (
     Accepted,
     CircuitBreaker,

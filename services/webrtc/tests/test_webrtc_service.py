@@ -11,7 +11,9 @@ import grpc
 import jwt
 import pytest
 import pytest_asyncio
+
 from auralink.webrtc.v1 import webrtc_pb2, webrtc_pb2_grpc
+from devstack import Stack, Topology
 from service_kit.errors import CircuitOpen, ServiceError
 from service_kit.redis_client import create_client
 from service_kit.rpc_client import channel
@@ -20,8 +22,6 @@ from service_kit.tokens import TokenIssuer
 from webrtc.degradation import REDIS
 from webrtc.model import ROOMS_PER_OWNER, Room, TooManyRooms
 from webrtc.outbound.redis import RedisRooms
-
-from devstack import Stack, Topology
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

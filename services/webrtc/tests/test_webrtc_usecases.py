@@ -6,6 +6,7 @@ import hmac
 
 import jwt
 import pytest
+
 from resilience import CircuitBreaker, FakeClock, Policy
 from webrtc.degradation import REDIS, classify
 from webrtc.model import Invalid, NotOwner, Room, RoomUnknown, place_of

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict
+
 from resilience.deadline import hard_timeout
 from resilience.errors import CallTimeout, MalformedOperation, QueueUnavailable
 from resilience.modes import Mode

@@ -29,6 +29,7 @@ from http import HTTPStatus
 from typing import Any, ClassVar
 
 from grpc import StatusCode
+
 from resilience.errors import CircuitBreakerOpen
 from resilience.matrix import Row
 from resilience.outcome import Degradation

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+
 from resilience.modes import Mode, RowStatus
 
 from .errors import DependencyUnavailable

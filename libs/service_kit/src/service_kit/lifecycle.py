@@ -22,8 +22,9 @@ from typing import Any
 import grpc
 import uvicorn
 import uvloop
-from resilience.deadline import hard_timeout
 from starlette.types import ASGIApp
+
+from resilience.deadline import hard_timeout
 
 from . import logs
 from .errors import DependencyUnavailable

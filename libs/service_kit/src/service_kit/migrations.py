@@ -16,13 +16,14 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
 from resilience.clock import SYSTEM_CLOCK, Clock
 from resilience.deadline import hard_timeout
 from resilience.errors import CircuitBreakerOpen
 from resilience.policy import Policy
-from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from . import logs
 

@@ -14,6 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+
 from resilience.breaker import Verdict
 from resilience.errors import BulkheadFull, CallTimeout, CircuitBreakerOpen
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+
 from resilience.breaker import Verdict
 from resilience.deadline import current_deadline
 from resilience.matrix import Row

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import grpc
-from auralink.common.v1 import error_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped] # the package has no stubs
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+
+from auralink.common.v1 import error_pb2
 from resilience.matrix import Row
 from resilience.outcome import Degradation
 

@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
-from auralink.common.v1 import status_pb2, status_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
+
+from auralink.common.v1 import status_pb2, status_pb2_grpc
 from resilience.deadline import deadline_scope, hard_timeout
 from resilience.errors import CallTimeout, ResilienceError
 

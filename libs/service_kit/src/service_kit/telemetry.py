@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import generate_latest
+
 from resilience.breaker import CircuitState
 from resilience.events import CallFinished, FallbackUsed, Transitioned
 from resilience.modes import Mode

@@ -1,10 +1,9 @@
 """``python -m ai_core``: run the service until SIGTERM or Ctrl-C."""
 
-from service_kit import lifecycle
-from service_kit.settings import load
-
 from ai_core.settings import Settings
 from ai_core.wiring import build
+from service_kit import lifecycle
+from service_kit.settings import load
 
 
 async def serve(settings: Settings) -> None:

@@ -1,9 +1,8 @@
 """What AI Core promises while a dependency is gone: its rows of the degradation matrix, as far as they are built."""
 
-from resilience import Priority, Row, Verdict, default_classify
-
 from ai_core.model import DomainError
 from ai_core.ports import ModelUnknown, ProviderBusy
+from resilience import Priority, Row, Verdict, default_classify
 
 UNSAVED_HISTORY = "unsaved-history"
 """The agent's answer is delivered, but the conversation could not be written down."""

@@ -4,14 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from auralink.ai.v1 import ai_pb2_grpc
 from fastapi import FastAPI
-from resilience import Policy
-from service_kit.http import create_app
-from service_kit.migrations import Migrator
-from service_kit.rpc_server import create_server
-from service_kit.runtime import ServiceRuntime
-from service_kit.tokens import TokenVerifier
 
 from ai_core.degradation import POSTGRES, PROVIDERS, classify
 from ai_core.inbound.grpc import AgentService
@@ -24,6 +17,13 @@ from ai_core.ports import StoreDisconnected
 from ai_core.settings import Settings
 from ai_core.usecases.agents import Agents
 from ai_core.usecases.chat import Chat, Provider
+from auralink.ai.v1 import ai_pb2_grpc
+from resilience import Policy
+from service_kit.http import create_app
+from service_kit.migrations import Migrator
+from service_kit.rpc_server import create_server
+from service_kit.runtime import ServiceRuntime
+from service_kit.tokens import TokenVerifier
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 

@@ -1,10 +1,9 @@
 """``python -m dashboard``: run the service until SIGTERM or Ctrl-C."""
 
-from service_kit import lifecycle
-from service_kit.settings import load
-
 from dashboard.settings import Settings
 from dashboard.wiring import build
+from service_kit import lifecycle
+from service_kit.settings import load
 
 
 async def serve(settings: Settings) -> None:

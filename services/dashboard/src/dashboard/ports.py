@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from resilience import Operation, OperationRecord, Served
-
 from dashboard.model import Agent, Credentials, Page, Reply, Room, RoomTicket, Session, User
+from resilience import Operation, OperationRecord, Served
 
 
 class Users(Protocol):

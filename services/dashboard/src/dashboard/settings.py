@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
+
 from service_kit.settings import Port, PositiveSeconds, ServiceSettings
 
 HostPort = Annotated[str, Field(pattern=r"^[^\s/]+:\d{1,5}$")]

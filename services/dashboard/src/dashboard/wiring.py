@@ -10,28 +10,10 @@ from typing import Any
 
 import grpc
 import orjson
-from auralink.dashboard.v1 import dashboard_pb2_grpc
 from fastapi import FastAPI
 from redis.asyncio import Redis
-from resilience import (
-    CircuitState,
-    Drainer,
-    DrainSettings,
-    DurableWriter,
-    MemoryCache,
-    Policy,
-    Result,
-    Transition,
-)
-from resilience.integrations.redis_queue import RedisQueueStore
-from service_kit import redis_client
-from service_kit.http import create_app
-from service_kit.migrations import Migrator
-from service_kit.rpc_client import channel, is_dependency_failure
-from service_kit.rpc_server import create_server
-from service_kit.runtime import ServiceRuntime
-from service_kit.tokens import TokenIssuer, TokenVerifier
 
+from auralink.dashboard.v1 import dashboard_pb2_grpc
 from dashboard.degradation import AI_CORE, POSTGRES, REDIS, REDIS_QUEUE, ROWS, WEBRTC
 from dashboard.inbound.grpc import UserService
 from dashboard.inbound.http import agents as agents_http
@@ -50,6 +32,24 @@ from dashboard.settings import Settings
 from dashboard.usecases.accounts import Accounts
 from dashboard.usecases.logins import Logins
 from dashboard.usecases.operations import Operations
+from resilience import (
+    CircuitState,
+    Drainer,
+    DrainSettings,
+    DurableWriter,
+    MemoryCache,
+    Policy,
+    Result,
+    Transition,
+)
+from resilience.integrations.redis_queue import RedisQueueStore
+from service_kit import redis_client
+from service_kit.http import create_app
+from service_kit.migrations import Migrator
+from service_kit.rpc_client import channel, is_dependency_failure
+from service_kit.rpc_server import create_server
+from service_kit.runtime import ServiceRuntime
+from service_kit.tokens import TokenIssuer, TokenVerifier
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 PRUNE_SECONDS = 60.0

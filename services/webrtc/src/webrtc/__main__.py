@@ -2,7 +2,6 @@
 
 from service_kit import lifecycle
 from service_kit.settings import load
-
 from webrtc.settings import Settings
 from webrtc.wiring import build
 

@@ -1,7 +1,6 @@
 """What the WebRTC service promises while a dependency is gone: its rows of the matrix, as far as they are built."""
 
 from resilience import Priority, Row, Verdict, default_classify
-
 from webrtc.model import DomainError
 
 REDIS = Row(

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
+
 from service_kit.settings import CommaList, Port, PositiveSeconds, ServiceSettings, Url
 
 ICE_SCHEMES = ("stun:", "stuns:", "turn:", "turns:")

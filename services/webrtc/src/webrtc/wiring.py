@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 
 import grpc
-from auralink.webrtc.v1 import webrtc_pb2_grpc
 from fastapi import FastAPI
+
+from auralink.webrtc.v1 import webrtc_pb2_grpc
 from resilience import Policy
 from service_kit.http import create_app
 from service_kit.redis_client import MAX_CONNECTIONS, create_client
 from service_kit.rpc_server import create_server
 from service_kit.runtime import ServiceRuntime
 from service_kit.tokens import TokenVerifier
-
 from webrtc.degradation import REDIS, classify
 from webrtc.inbound.grpc import RoomService
 from webrtc.inbound.http import create_router

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
+
 from resilience.errors import CallTimeout, CircuitBreakerOpen, MalformedOperation, QueueFull, QueueUnavailable
 from resilience.queue import (
     Burial,

@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 from fastapi import Response
-from resilience.outcome import Served
 
+from resilience.outcome import Served
 from service_kit import context
 
 JSON = "application/json"

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 import orjson
-from resilience.deadline import Deadline
-from resilience.deadline import _current as deadline_var  # the edge alone may also extend a deadline
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from resilience.deadline import Deadline
+from resilience.deadline import _current as deadline_var  # the edge alone may also extend a deadline
 from service_kit import context, logs
 from service_kit.errors import INTERNAL_MESSAGE, BadRequest, Internal, PayloadTooLarge, RequestTimeout, ServiceError
 from service_kit.errors import ValidationFailed as Invalid

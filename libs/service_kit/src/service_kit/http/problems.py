@@ -8,11 +8,11 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from resilience.errors import QueueFull as QueueIsFull
-from resilience.errors import QueueUnavailable, ResilienceError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from resilience.errors import QueueFull as QueueIsFull
+from resilience.errors import QueueUnavailable, ResilienceError
 from service_kit import context, errors
 from service_kit.errors import ErrorReason, ServiceError
 from service_kit.runtime import ServiceRuntime

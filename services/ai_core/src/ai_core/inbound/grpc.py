@@ -5,13 +5,13 @@
 from typing import Any
 
 import grpc
-from auralink.ai.v1 import ai_pb2, ai_pb2_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ai_core.inbound.outcome import Outcome
 from ai_core.model import Agent
 from ai_core.usecases.agents import CHANGEABLE, Agents
 from ai_core.usecases.chat import Chat
+from auralink.ai.v1 import ai_pb2, ai_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -6,8 +6,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Path, Query
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
-from service_kit.context import allow
-from service_kit.http import problem_responses
 
 from ai_core.inbound.outcome import Outcome
 from ai_core.model import (
@@ -25,6 +23,8 @@ from ai_core.model import (
 )
 from ai_core.usecases.agents import Agents
 from ai_core.usecases.chat import Chat
+from service_kit.context import allow
+from service_kit.http import problem_responses
 
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT, pattern=f"^{VISIBLE_PATTERN}$")]
 Prompt = Annotated[str, Field(max_length=PROMPT_LIMIT, pattern=r"^[^\x00]*$")]

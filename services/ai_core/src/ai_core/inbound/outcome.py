@@ -7,13 +7,12 @@ policies raise by themselves is known to both doors already; any other exception
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from ai_core.model import AgentUnknown, DomainError, Invalid, KeyReused, RequestRefused, TooManyAgents
+from ai_core.ports import ProviderBusy, ProviderFailed, StoreUnavailable
 from resilience import Policy, Served
 from service_kit.context import bearer_token, report
 from service_kit.errors import Conflict, NotFound, ServiceError, ValidationFailed, translate
 from service_kit.tokens import TokenVerifier
-
-from ai_core.model import AgentUnknown, DomainError, Invalid, KeyReused, RequestRefused, TooManyAgents
-from ai_core.ports import ProviderBusy, ProviderFailed, StoreUnavailable
 
 T = TypeVar("T")
 

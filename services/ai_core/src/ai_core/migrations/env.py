@@ -1,7 +1,8 @@
 """Alembic's entry: runs on the connection, and inside the transaction, that the caller opened."""
 
-from ai_core.outbound.tables import metadata
 from alembic import context
+
+from ai_core.outbound.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 with context.begin_transaction():

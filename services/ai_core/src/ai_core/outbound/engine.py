@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from asyncpg.exceptions import InternalClientError
-from service_kit.migrations import driver_url
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ai_core.ports import StoreDisconnected, StoreUnavailable
+from service_kit.migrations import driver_url
 
 POOL_SIZE = 8
 DRIVER_LIMIT = 1.0

@@ -5,10 +5,9 @@ import json
 import uuid
 from collections.abc import Mapping
 
-from resilience import Clock, Policy, Served
-
 from ai_core.model import Agent, AgentUnknown, Cursor, Invalid, Page, checked, checked_page_size, is_id
 from ai_core.ports import AgentStore
+from resilience import Clock, Policy, Served
 
 CHANGEABLE = frozenset({"name", "system_prompt", "model"})
 

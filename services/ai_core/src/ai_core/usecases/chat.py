@@ -7,8 +7,6 @@ answered, a database that is gone costs the memory of the exchange and not the a
 import uuid
 from collections.abc import Sequence
 
-from resilience import Clock, Policy, Rung, Served
-
 from ai_core.degradation import UNSAVED_HISTORY
 from ai_core.model import (
     HISTORY_CHARACTERS,
@@ -23,6 +21,7 @@ from ai_core.model import (
     recent,
 )
 from ai_core.ports import AgentStore, ChatProvider, ModelUnknown, ProviderBusy, ProviderFailed
+from resilience import Clock, Policy, Rung, Served
 
 LONGEST_REST = 600.0
 """Seconds that a provider's Retry-After is honoured at most."""

@@ -8,13 +8,13 @@ import uuid
 from typing import Any
 
 import grpc
-from auralink.dashboard.v1 import dashboard_pb2, dashboard_pb2_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from service_kit import context as request_context
-from service_kit.errors import ValidationFailed
 
+from auralink.dashboard.v1 import dashboard_pb2, dashboard_pb2_grpc
 from dashboard.inbound.outcome import Outcome
 from dashboard.usecases.accounts import Accounts
+from service_kit import context as request_context
+from service_kit.errors import ValidationFailed
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

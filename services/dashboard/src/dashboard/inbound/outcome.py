@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
+from dashboard import model
+from dashboard.ports import Sessions
 from resilience import BulkheadFull, CallTimeout, CircuitBreakerOpen, Policy, Served, WriteRefused
 from service_kit import context
 from service_kit.errors import (
@@ -20,9 +22,6 @@ from service_kit.errors import (
     translate,
 )
 from service_kit.tokens import Claims, TokenVerifier
-
-from dashboard import model
-from dashboard.ports import Sessions
 
 T = TypeVar("T")
 

@@ -1,6 +1,7 @@
 """Alembic's entry: runs on the connection, and inside the transaction, that the caller opened."""
 
 from alembic import context
+
 from dashboard.outbound.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import orjson
 import redis.asyncio as redis
-from resilience import Clock, MemoryCache
-from service_kit.redis_client import AWAY
 
 from dashboard.model import Credentials, User
+from resilience import Clock, MemoryCache
+from service_kit.redis_client import AWAY
 
 T = TypeVar("T")
 Call = Callable[[Callable[[], Awaitable[T]]], Awaitable[T]]

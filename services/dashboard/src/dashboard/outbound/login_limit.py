@@ -10,10 +10,10 @@ import hashlib
 from typing import Any
 
 import redis.asyncio as redis
-from resilience import Policy
-from service_kit.redis_client import AWAY
 
 from dashboard.model import TooManyLogins
+from resilience import Policy
+from service_kit.redis_client import AWAY
 
 MAX_FAILURES = 10
 WINDOW_SECONDS = 900

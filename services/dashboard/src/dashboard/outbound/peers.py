@@ -6,16 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-from auralink.ai.v1 import ai_pb2, ai_pb2_grpc
-from auralink.common.v1 import status_pb2, status_pb2_grpc
-from auralink.webrtc.v1 import webrtc_pb2, webrtc_pb2_grpc
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from auralink.ai.v1 import ai_pb2, ai_pb2_grpc
+from auralink.common.v1 import status_pb2, status_pb2_grpc
+from auralink.webrtc.v1 import webrtc_pb2, webrtc_pb2_grpc
+from dashboard.model import Agent, IceServer, Page, Reply, Room, RoomTicket
 from resilience import Policy, Served
 from service_kit.rpc_client import Caller
-
-from dashboard.model import Agent, IceServer, Page, Reply, Room, RoomTicket
 
 STATUS_SECONDS = 0.5
 

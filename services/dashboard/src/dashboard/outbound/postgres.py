@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+
 from resilience import Verdict
 
 POOL_SIZE = 8

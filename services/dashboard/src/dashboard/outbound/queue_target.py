@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
-from resilience import Fate, Operation, Result
 
 from dashboard.outbound.postgres import Database, is_outage
 from dashboard.outbound.users import COLUMNS, user_of
+from resilience import Fate, Operation, Result
 
 # One drainer at a time: any number, the same in every instance ("D1" in ASCII).
 _LOCK = 0x4431

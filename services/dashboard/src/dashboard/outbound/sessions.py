@@ -10,11 +10,11 @@ import contextlib
 from collections import OrderedDict
 
 import redis.asyncio as redis
-from resilience import MISSING, Clock, Missing, Policy, Rung, Served
-from service_kit.redis_client import AWAY
 
 from dashboard.degradation import MEMORY_SESSIONS
 from dashboard.model import Session, SessionUnknown
+from resilience import MISSING, Clock, Missing, Policy, Rung, Served
+from service_kit.redis_client import AWAY
 
 CHECK_SECONDS = 1.0
 REMEMBER_SECONDS = 300.0

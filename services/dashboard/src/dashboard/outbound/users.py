@@ -8,10 +8,10 @@ import json
 import uuid
 
 import asyncpg
-from resilience import Operation, OperationRecord, OperationStatus
 
 from dashboard.model import Credentials, CursorInvalid, EmailTaken, KeyReused, Page, User, UserUnknown
 from dashboard.outbound.postgres import Database
+from resilience import Operation, OperationRecord, OperationStatus
 
 COLUMNS = """u.id::text, u.email, u.display_name, u.role, extract(epoch FROM u.created_at)::float8,
     extract(epoch FROM u.updated_at)::float8, u.revision"""

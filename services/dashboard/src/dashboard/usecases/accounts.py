@@ -10,6 +10,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from dashboard.degradation import MEMORY_CACHE, REDIS_CACHE
+from dashboard.model import (
+    Credentials,
+    KeyReused,
+    NotAllowed,
+    Page,
+    User,
+)
+from dashboard.ports import Copies, Hasher, Users
 from resilience import (
     MISSING,
     Accepted,
@@ -21,16 +30,6 @@ from resilience import (
     Served,
     Written,
 )
-
-from dashboard.degradation import MEMORY_CACHE, REDIS_CACHE
-from dashboard.model import (
-    Credentials,
-    KeyReused,
-    NotAllowed,
-    Page,
-    User,
-)
-from dashboard.ports import Copies, Hasher, Users
 
 T = TypeVar("T")
 

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from resilience import MISSING, Policy, Rung, Served
-
 from dashboard.degradation import REDIS_CACHE
 from dashboard.model import Credentials, Session, WrongLogin
 from dashboard.ports import Copies, Hasher, LoginLimit, Sessions, Users
+from resilience import MISSING, Policy, Rung, Served
 
 
 @dataclass(frozen=True, slots=True)

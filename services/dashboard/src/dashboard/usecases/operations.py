@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
-from resilience import OperationRecord, Policy, QueueStore, QueueUnavailable, Served
-
 from dashboard.model import OperationUnknown
 from dashboard.ports import Users
+from resilience import OperationRecord, Policy, QueueStore, QueueUnavailable, Served
 
 
 class Operations:

@@ -5,9 +5,9 @@
 from typing import Any
 
 import grpc
-from auralink.webrtc.v1 import webrtc_pb2, webrtc_pb2_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from auralink.webrtc.v1 import webrtc_pb2, webrtc_pb2_grpc
 from webrtc.inbound.outcome import Outcome
 from webrtc.model import IceServer, Room
 from webrtc.usecases.ice import IceServers

@@ -6,8 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
-from service_kit.http import problem_responses
 
+from service_kit.http import problem_responses
 from webrtc.inbound.outcome import Outcome
 from webrtc.model import (
     DEFAULT_PAGE,

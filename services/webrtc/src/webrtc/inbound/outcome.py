@@ -11,7 +11,6 @@ from resilience import Policy, Served
 from service_kit.context import bearer_token, report
 from service_kit.errors import Conflict, Forbidden, NotFound, ServiceError, ValidationFailed, translate
 from service_kit.tokens import TokenVerifier
-
 from webrtc.model import DomainError, Invalid, NotOwner, RoomUnknown, TooManyRooms
 from webrtc.ports import StoreUnavailable
 

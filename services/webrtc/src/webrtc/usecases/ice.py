@@ -5,7 +5,6 @@ import hashlib
 import hmac
 
 from resilience import Clock
-
 from webrtc.model import IceServer
 
 

@@ -3,7 +3,6 @@
 import uuid
 
 from resilience import Clock, Policy, Served
-
 from webrtc.model import (
     NotOwner,
     Page,

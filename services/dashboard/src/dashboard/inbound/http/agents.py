@@ -6,8 +6,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
-from service_kit import context
-from service_kit.http import problem_responses, served_json, stamp
 
 from dashboard.inbound.http.doors import (
     VISIBLE,
@@ -24,6 +22,8 @@ from dashboard.inbound.http.doors import (
 from dashboard.inbound.outcome import Outcome
 from dashboard.model import Agent
 from dashboard.ports import Agents
+from service_kit import context
+from service_kit.http import problem_responses, served_json, stamp
 
 Prompt = Annotated[str, Field(max_length=20_000, pattern=r"^[^\x00]*$")]
 Model = Annotated[str, Field(max_length=100, pattern=r"^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$")]

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 from google.protobuf.json_format import MessageToDict
+
 from resilience import Row, as_json
 from service_kit.http import problem_responses
 from service_kit.runtime import ServiceRuntime

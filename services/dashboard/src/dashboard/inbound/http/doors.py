@@ -9,11 +9,11 @@ from uuid import UUID
 from fastapi import Cookie, Header, Path, Query, Request
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
+
+from dashboard.inbound.outcome import Outcome
 from service_kit import context
 from service_kit.errors import Forbidden, Unauthorized
 from service_kit.tokens import Claims
-
-from dashboard.inbound.outcome import Outcome
 
 COOKIE = "auralink_session"
 

@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Response
 from pydantic import Field, SecretStr, StringConstraints
-from service_kit.http import json_response, problem_responses, served_json
-from service_kit.tokens import Claims
 
 from dashboard.inbound.http.doors import COOKIE, Body, Doorman, bearer
 from dashboard.inbound.http.users import UserView, user_body
 from dashboard.inbound.outcome import Outcome
 from dashboard.usecases.accounts import Accounts
 from dashboard.usecases.logins import Logins
+from service_kit.http import json_response, problem_responses, served_json
+from service_kit.tokens import Claims
 
 
 class Credentials(Body):

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
-from service_kit.http import json_response, problem_responses, served_json, stamp
 
 from dashboard.inbound.http.doors import AnyId, Body, Cursor, Doorman, Name, PageSize, bearer, listed
 from dashboard.inbound.outcome import Outcome
 from dashboard.model import Room
 from dashboard.ports import Rooms
+from service_kit.http import json_response, problem_responses, served_json, stamp
 
 
 class NewRoom(Body):

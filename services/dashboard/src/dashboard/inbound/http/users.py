@@ -5,11 +5,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 from pydantic import EmailStr, Field, SecretStr, StringConstraints
-from resilience import OperationRecord, Served
-from service_kit import context
-from service_kit.errors import DependencyUnavailable, to_problem
-from service_kit.http import json_response, problem_responses, served_json, stamp
-from service_kit.tokens import Claims
 
 from dashboard.degradation import POSTGRES, QUEUED_TEXT
 from dashboard.inbound.http.doors import (
@@ -29,6 +24,11 @@ from dashboard.inbound.outcome import Outcome
 from dashboard.model import User
 from dashboard.usecases.accounts import Accounts, Queued
 from dashboard.usecases.operations import Operations
+from resilience import OperationRecord, Served
+from service_kit import context
+from service_kit.errors import DependencyUnavailable, to_problem
+from service_kit.http import json_response, problem_responses, served_json, stamp
+from service_kit.tokens import Claims
 
 Email = Annotated[EmailStr, StringConstraints(max_length=254)]
 Password = Annotated[SecretStr, Field(min_length=8, max_length=128)]
