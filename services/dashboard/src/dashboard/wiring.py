@@ -159,11 +159,13 @@ class _Postgres:
             task.add_done_callback(self._cutting.discard)
 
     async def _refresh_copies(self, results: Sequence[Result]) -> None:
+        """Before the writes leave the queue: an instance that still serves copies would show neither otherwise."""
         for result in results:
             if isinstance(result.value, User):
                 self._copies.keep(result.value)
             elif result.operation.kind == "user.delete":
                 await self._copies.forget(result.operation.entity.removeprefix("user:"))
+        await self._copies.flush_all()
 
     async def _prune_forever(self) -> None:
         settled = SettledOperations(self.database)

@@ -6,6 +6,7 @@ behind, in batches, and only when the one in Redis is old: a write per read woul
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 from collections import OrderedDict
@@ -47,6 +48,10 @@ def _encode(user: User, as_of: float) -> bytes:
     return b"%d " % user.revision + orjson.dumps([as_of, user])
 
 
+def _revision(copy: bytes) -> int:
+    return int(copy[: copy.index(b" ")])
+
+
 def _decode(copy: bytes) -> tuple[User, float] | None:
     """None for a copy that another version of the service wrote and this one cannot read."""
     with contextlib.suppress(orjson.JSONDecodeError, TypeError, ValueError, IndexError):
@@ -81,6 +86,7 @@ class UserCopies:
         self._put = client.register_script(_PUT)
         self._behind: OrderedDict[str, bytes] = OrderedDict()
         self._fresh: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._flushing = asyncio.Lock()
 
     def keep(self, user: User) -> None:
         """See the port."""
@@ -102,12 +108,23 @@ class UserCopies:
         """Writes behind until cancelled."""
         while True:
             await self._clock.sleep(_FLUSH_SECONDS)
-            while self._behind and await self.flush():
-                pass
+            if self._behind:
+                await self.flush_all()
+
+    async def flush_all(self) -> None:
+        """Returns when every copy kept so far is in Redis, those of a batch under way too, or Redis is away."""
+        while await self.flush() and self._behind:
+            pass
 
     async def flush(self) -> bool:
         """Writes one batch; False when Redis is away, and the batch is kept for later."""
+        async with self._flushing:
+            return await self._flush_batch()
+
+    async def _flush_batch(self) -> bool:
         batch = [self._behind.popitem(last=False) for _ in range(min(_BATCH, len(self._behind)))]
+        if not batch:
+            return True
         keys, copies = [key for key, _ in batch], [copy for _, copy in batch]
         try:
             await self._call(lambda: self._put(keys=keys, args=[self._ttl, *copies]))
@@ -133,7 +150,10 @@ class UserCopies:
         if not self._enabled:
             return None
         copy: bytes | None = await self._call(lambda: self._client.get(key))
-        return copy or self._behind.get(key)
+        behind = self._behind.get(key)
+        if copy is None or behind is None:
+            return copy or behind
+        return max(copy, behind, key=_revision)
 
     async def shared(self, user_id: str) -> tuple[User, float] | None:
         """See the port."""

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -160,12 +160,14 @@ class Accounts:
         Raises NotAllowed, UserUnknown.
         """
         _own(user_id, caller)
+        # Asked before the account is read: a write that is applied in between shows in one of the two, or in both.
+        waiting = await self._writer.pending(user_entity(user_id))
         served = await self._policy.serve(
             lambda: self._from_database(user_id),
             Rung(REDIS_CACHE, lambda _: self._from_redis(user_id)),
             Rung(MEMORY_CACHE, lambda _: self._from_memory(user_id)),
         )
-        return await self._with_pending(served, caller)
+        return _with_pending(served, [operation for operation in waiting if operation.owner == caller])
 
     async def _from_database(self, user_id: str) -> User:
         user = await self._users.get(user_id)
@@ -180,17 +182,6 @@ class Accounts:
         found = self._copies.local(user_id)
         return Served(found[0], as_of=found[1]) if found else MISSING
 
-    async def _with_pending(self, served: Served[User], caller: str) -> Served[User]:
-        """Read-your-writes: own accepted changes show, marked as pending."""
-        waiting = await self._writer.pending(user_entity(served.value.id))
-        own = [operation for operation in waiting if operation.owner == caller]
-        if not own:
-            return served
-        user = served.value
-        for operation in own:
-            user = user.patched(operation.payload)
-        return Served(user, served.degradations, served.as_of, pending=True)
-
     async def page(self, limit: int, cursor: str | None) -> Served[Page[User]]:
         """All accounts, for administrators; only from the database. Raises CursorInvalid."""
         return await self._policy.serve(lambda: self._users.page(limit, cursor))
@@ -199,3 +190,13 @@ class Accounts:
 def _own(user_id: str, caller: str) -> None:
     if user_id != caller:
         raise NotAllowed
+
+
+def _with_pending(served: Served[User], own: Sequence[Operation]) -> Served[User]:
+    """Read-your-writes: own accepted changes show, marked as pending."""
+    if not own:
+        return served
+    user = served.value
+    for operation in own:
+        user = user.patched(operation.payload)
+    return Served(user, served.degradations, served.as_of, pending=True)
