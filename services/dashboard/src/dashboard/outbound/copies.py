@@ -165,10 +165,14 @@ class UserCopies:
         copy = self._memory.get(user_id)
         return _decode(copy) if copy else None
 
-    async def credentials(self, email: str) -> Credentials | None:
+    async def login(self, email: str) -> tuple[Credentials, User] | None:
         """See the port."""
         copy = await self._get(_credentials_key(email))
-        return Credentials(**orjson.loads(copy[2:])) if copy else None
+        if copy is None:
+            return None
+        credentials = Credentials(**orjson.loads(copy[2:]))
+        found = await self.shared(credentials.user_id) or self.local(credentials.user_id)
+        return (credentials, found[0]) if found else None
 
 
 def _bounded_set(mapping: OrderedDict[str, T], key: str, value: T) -> None:

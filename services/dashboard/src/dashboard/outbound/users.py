@@ -17,7 +17,7 @@ COLUMNS = """u.id::text, u.email, u.display_name, u.role, extract(epoch FROM u.c
     extract(epoch FROM u.updated_at)::float8, u.revision"""
 
 _GET = f"SELECT {COLUMNS} FROM users u WHERE u.id = $1"  # noqa: S608 - constants only
-_CREDENTIALS = "SELECT id::text, password_hash, role FROM users WHERE email = $1"
+_LOGIN = f"SELECT {COLUMNS}, u.password_hash FROM users u WHERE u.email = $1"  # noqa: S608
 _PAGE = f"""SELECT {COLUMNS} FROM users u
     WHERE (u.created_at, u.id) > (to_timestamp($2), $3::uuid) ORDER BY u.created_at, u.id LIMIT $1"""  # noqa: S608
 _FENCE = """fence AS (INSERT INTO operations (id, kind, entity, owner, fingerprint)
@@ -61,10 +61,14 @@ class PostgresUsers:
             raise UserUnknown
         return user_of(row)
 
-    async def credentials(self, email: str) -> Credentials | None:
-        """The login of an address, or None."""
-        row = await self._database.fetchrow(_CREDENTIALS, email)
-        return Credentials(*row) if row else None
+    async def login(self, email: str) -> tuple[Credentials, User] | None:
+        """See the port."""
+        row = await self._database.fetchrow(_LOGIN, email)
+        if row is None:
+            return None
+        *columns, password_hash = row
+        user = User(*columns)
+        return Credentials(user.id, password_hash, user.role), user
 
     async def page(self, limit: int, cursor: str | None) -> Page[User]:
         """Accounts in order of creation. Raises CursorInvalid."""

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from dashboard.degradation import REDIS_CACHE
-from dashboard.model import Credentials, Session, WrongLogin
+from dashboard.model import Credentials, Session, User, WrongLogin
 from dashboard.ports import Copies, Hasher, LoginLimit, Sessions, Users
 from resilience import MISSING, Policy, Rung, Served
+
+Found = tuple[Credentials, User] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A fresh session and its token; ``expires_in`` in seconds."""
+    """A fresh session, its token and its account; ``expires_in`` in seconds."""
 
     session: Session
+    user: User
     token: str
     expires_in: int
 
@@ -52,29 +55,30 @@ class Logins:
         found = await self._policy.serve(
             lambda: self._from_database(email), Rung(REDIS_CACHE, lambda _: self._from_copy(email))
         )
-        credentials = await self._verified(email, password, found.value)
-        session = Session(secrets.token_urlsafe(24), credentials.user_id, credentials.role)
+        user = await self._verified(email, password, found.value)
+        session = Session(secrets.token_urlsafe(24), user.id, user.role)
         stored = await self._sessions.create(session, self._session_seconds)
-        login = Login(session, self._issue(session, self._session_seconds), self._session_seconds)
+        login = Login(session, user, self._issue(session, self._session_seconds), self._session_seconds)
         return Served(login, found.degradations + stored.degradations)
 
-    async def _verified(self, email: str, password: str, credentials: Credentials | None) -> Credentials:
-        if credentials is None:
+    async def _verified(self, email: str, password: str, found: Found) -> User:
+        if found is None:
             await self._hasher.verify_nothing(password)
-        elif await self._hasher.verify(password, credentials.password_hash):
-            return credentials
+        elif await self._hasher.verify(password, found[0].password_hash):
+            return found[1]
         await self._limit.failed(email)
         raise WrongLogin
 
-    async def _from_database(self, email: str) -> Credentials | None:
-        credentials = await self._users.credentials(email)
-        if credentials:
-            self._copies.keep_credentials(email, credentials)
-        return credentials
+    async def _from_database(self, email: str) -> Found:
+        found = await self._users.login(email)
+        if found:
+            self._copies.keep_credentials(email, found[0])
+            self._copies.keep(found[1])
+        return found
 
     async def _from_copy(self, email: str) -> Any:
         """Without a copy nobody can tell whether the account exists: the failure stands."""
-        return await self._copies.credentials(email) or MISSING
+        return await self._copies.login(email) or MISSING
 
     async def logout(self, session_id: str) -> Served[None]:
         """Ends the session everywhere; on this instance at once, whatever is down."""

@@ -41,14 +41,12 @@ def create_router(
     async def login(body: Credentials) -> Response:
         """Log in. Failed attempts are limited per account."""
         made = (await outcome.of(logins.login(body.email.lower(), body.password.get_secret_value()))).value
-        user_id = made.session.user_id
-        served = await outcome.of(accounts.read(user_id, user_id))
         answer = json_response(
             {
                 "access_token": made.token,
                 "token_type": "bearer",
                 "expires_in": made.expires_in,
-                "user": user_body(served.value),
+                "user": user_body(made.user),
             }
         )
         answer.set_cookie(
