@@ -16,12 +16,12 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test check check-style check-types check-imports check-proto check-docs demo bench docs fmt proto python
+.PHONY: help setup up down test compose-test check check-style check-types check-imports check-proto check-docs check-isolated demo bench docs fmt proto python
 
 help: ## Show this list
 	@echo "AuraLink: services that keep working while the things they depend on die."
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Set up everything that the other targets need (into .uv/ and .venv/)
 
@@ -34,7 +34,10 @@ down: $(STAMP) ## Stop a platform that runs in the background, or what a killed 
 test: $(STAMP) ## Run the whole test suite, on real servers (ARGS="-k queue")
 	$(BIN)/pytest $(ARGS)
 
-check: check-style check-types check-imports check-proto check-docs ## Style, types, dependency rules, protocol (all: make -k check)
+compose-test: $(STAMP) ## Run the platform in containers and break its PostgreSQL (needs a Docker engine and compose 2)
+	AURALINK_COMPOSE_TESTS=1 $(BIN)/pytest -m compose tests/compose $(ARGS)
+
+check: check-style check-types check-imports check-proto check-docs check-isolated ## Style, types, dependency rules, protocol (all: make -k check)
 
 check-style: $(STAMP)
 	$(BIN)/ruff check
@@ -54,6 +57,13 @@ check-proto: $(STAMP)
 	    $(BIN)/buf breaking proto --against '.git#ref=$(AGAINST),subdir=proto'; \
 	else echo "buf breaking: skipped, there is no $(AGAINST) to compare with"; fi
 	$(BIN)/python tools/gen_proto.py --check
+
+check-isolated: $(STAMP)
+	@for pair in resilience:resilience dashboard:dashboard.__main__ ai-core:ai_core.__main__ webrtc:webrtc.__main__ \
+	    simulated-provider:simulated_provider; do \
+	    echo "import $${pair#*:} with nothing but what auralink-$${pair%%:*} declares"; \
+	    $(UV) run --quiet --isolated --no-dev --frozen --package auralink-$${pair%%:*} python -c "import $${pair#*:}" || exit 1; \
+	done
 
 check-docs: $(STAMP)
 	$(BIN)/python tools/gen_docs.py --check

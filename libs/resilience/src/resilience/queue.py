@@ -27,7 +27,7 @@ from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
 from resilience.clock import SYSTEM_CLOCK, Clock
-from resilience.errors import CallTimeout, CircuitBreakerOpen, MalformedOperation, QueueUnavailable
+from resilience.errors import BulkheadFull, CallTimeout, CircuitBreakerOpen, MalformedOperation, QueueUnavailable
 
 T = TypeVar("T")
 
@@ -324,7 +324,7 @@ class Drainer:
     async def drain(self) -> int:
         """Passes over the queue until it is empty or the target or the store is gone; returns how many were settled."""
         settled = 0
-        with contextlib.suppress(QueueUnavailable, CircuitBreakerOpen):
+        with contextlib.suppress(QueueUnavailable, CircuitBreakerOpen, BulkheadFull):
             while True:
                 done, left = await self._pass()
                 settled += done
@@ -401,7 +401,7 @@ class Drainer:
             return []
         try:
             results = list(await self._call(lambda: self._transaction(due)))
-        except (Busy, CallTimeout, CircuitBreakerOpen, QueueUnavailable):
+        except (Busy, BulkheadFull, CallTimeout, CircuitBreakerOpen, QueueUnavailable):
             raise
         except Exception as error:
             if self._target.is_outage(error):
