@@ -112,14 +112,16 @@ def _mislabelled(event: Event, outages: Sequence[Outage]) -> str:
         return "queued without a label"
     if event.degraded:
         return _incomplete(event) or _unfounded(event, outages)
-    unlabelled = event.kind in ("read", "write", "login") and any(
-        outage.noticed < event.start and event.end < outage.healing for outage in outages
+    unlabelled = (
+        event.kind in ("read", "write", "login")
+        and event.status == 200
+        and any(outage.noticed < event.start and event.end < outage.healing for outage in outages)
     )
     return "the database was away, and the answer does not say so" if unlabelled else ""
 
 
 def _incomplete(event: Event) -> str:
-    missing = [name for name in ("x-fallback-used", "x-circuit-state") if name not in event.headers]
+    missing = [name for name in ("x-fallback-used", "x-circuit-state") if not event.headers.get(name)]
     if event.kind == "read":
         missing += [name for name in ("age",) if name not in event.headers]
         missing += [name for name in ("as_of",) if name not in event.body]

@@ -1,0 +1,119 @@
+"""The checker finds what it is there to find: one planted violation per promise, and none in a good history."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.harness.checker import Database, Outage, Row, check
+from tests.harness.history import Event, Outcome, writes_of
+
+USER = "u1"
+OUTAGE = Outage(start=10.0, noticed=12.0, healing=30.0, over=32.0)
+LABEL = {"x-degraded-mode": "true", "x-fallback-used": "redis-cache", "x-circuit-state": "open", "age": "3"}
+QUEUED = {"queued": True, "operation_id": "op2", "status_url": "/api/v1/operations/op2", "message": "saved"}
+BEFORE = Database({USER: Row("old", 1)}, {"op0": None}, {USER: 0})
+AFTER = Database({USER: Row("two", 3)}, {"op0": None, "op1": None, "op2": None}, {USER: 2})
+
+
+def event(kind: str, at: float, status: int | None = 200, **fields: Any) -> Event:
+    """An event of the only user, a tenth of a second long."""
+    return Event(kind, fields.pop("instance", "a"), at, fields.pop("end", at + 0.1), status, USER, **fields)
+
+
+def queued(at: float, name: str = "two", status: int = 503, operation_id: str = "op2") -> Event:
+    """A write that was queued."""
+    retry = {"retry-after": "1", "x-retry-after": "1", "preference-applied": "respond-async"}
+    body = {**QUEUED, "operation_id": operation_id}
+    return event("write", at, status, name=name, headers={**LABEL, **retry}, body=body)
+
+
+def stale(at: float, name: str = "one") -> Event:
+    """A read that a copy served."""
+    return event("read", at, name=name, headers=LABEL, body={"display_name": name, "stale": True, "as_of": "then"})
+
+
+GOOD = [
+    event("write", 1.0, name="one"),
+    event("read", 2.0, name="one"),
+    stale(15.0),
+    queued(16.0),
+    stale(17.0, "two"),
+    event("operation", 18.0),
+    event("read", 40.0, name="two"),
+]
+
+
+def rules(events: list[Event], before: Database = BEFORE, after: Database = AFTER) -> set[str]:
+    return {violation.rule for violation in check(events, before, after, [OUTAGE])}
+
+
+def test_a_good_history_has_no_violations() -> None:
+    assert rules(GOOD) == set()
+
+
+@pytest.mark.parametrize(
+    ("planted", "rule"),
+    [
+        (event("read", 3.0, None, error="ServerDisconnected"), "answered"),
+        (event("read", 3.0, 500), "answered"),
+        (event("write", 3.0, 504, name="lost"), "answered"),
+        (event("read", 15.0, 503), "served"),
+        (event("write", 15.0, 429, name="no"), "served"),
+        (event("login", 15.0, 503), "served"),
+        (event("read", 2.0, end=4.9, name="one"), "in time"),
+        (event("read", 15.0, name="one"), "labelled"),
+        (stale(40.0, "two"), "labelled"),
+        (replace(stale(15.0), headers={}), "labelled"),
+        (replace(stale(15.0), body={"display_name": "one"}), "labelled"),
+        (replace(stale(15.0), headers={**LABEL, "x-fallback-used": ""}), "labelled"),
+        (event("read", 41.0, name="one"), "read your writes"),
+        (stale(17.0, "one"), "read your writes"),
+    ],
+)
+def test_a_planted_event_is_found(planted: Event, rule: str) -> None:
+    assert rule in rules([*GOOD, planted])
+
+
+@pytest.mark.parametrize(
+    ("after", "rule"),
+    [
+        (replace(AFTER, users={USER: Row("two", 2)}, changes={USER: 1}), "applied once"),
+        (replace(AFTER, users={USER: Row("two", 4)}, changes={USER: 3}), "applied once"),
+        (replace(AFTER, users={USER: Row("two", 3)}, changes={USER: 3}), "applied once"),
+        (replace(AFTER, operations={"op0": None}), "applied once"),
+        (replace(AFTER, operations={"op0": None, "op2": "NOT_FOUND"}), "no dead letters"),
+        (replace(AFTER, users={USER: Row("one", 3)}), "in order"),
+        (replace(AFTER, users={USER: Row("old", 3)}), "in order"),
+    ],
+)
+def test_a_wrong_database_is_found(after: Database, rule: str) -> None:
+    assert rule in rules(GOOD, after=after)
+
+
+def test_a_refused_write_must_not_take_effect() -> None:
+    refused = event("write", 20.0, 503, name="three", body={"queued": False})
+    assert refused.outcome() is Outcome.FAIL
+    applied = Database({USER: Row("three", 4)}, AFTER.operations, {USER: 3})
+    assert {"applied once", "in order"} <= rules([*GOOD, refused], after=applied)
+
+
+@pytest.mark.parametrize("effect", [False, True])
+def test_an_unknown_write_may_or_may_not_take_effect(effect: bool) -> None:
+    lost = event("write", 20.0, 504, name="three")
+    after = Database({USER: Row("three", 4)}, AFTER.operations, {USER: 3}) if effect else AFTER
+    history = [one for one in GOOD if one.start < 20.0]
+    assert not {"applied once", "in order"} & rules([*history, lost], after=after)
+
+
+def test_attempts_under_one_key_are_one_write() -> None:
+    (write,) = writes_of([event("write", 1.0, 504, name="x"), queued(2.0, "x"), event("write", 3.0, name="x")])
+    assert (write.outcome, write.start, write.end, write.operation_id) == (Outcome.OK, 1.0, 3.1, "op2")
+
+
+def test_another_instance_may_show_a_queued_write_a_little_later() -> None:
+    elsewhere = replace(stale(17.0, "one"), instance="b")
+    assert rules([*GOOD, elsewhere]) == set()
+    assert rules([*GOOD, replace(elsewhere, start=18.0, end=18.1)]) == {"read your writes"}
