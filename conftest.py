@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from blockbuster import blockbuster_ctx
 
 import devstack  # noqa: F401
 from devstack import privileges
@@ -18,3 +19,14 @@ def _no_databases_left_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> It
     """Run by root, stacks below pytest's private directory keep their databases outside of it, in /var/tmp."""
     yield
     privileges.sweep(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_blocks_the_event_loop() -> Iterator[None]:
+    """A blocking call on the event loop fails the test, wherever our services or libraries make it."""
+    with blockbuster_ctx(["resilience", "service_kit", "dashboard", "ai_core", "webrtc"]) as guard:
+        for name, function in guard.functions.items():
+            # Looks at small local files: drivers and Alembic make them when they start.
+            if name.startswith(("os.", "io.")):
+                function.deactivate()
+        yield
