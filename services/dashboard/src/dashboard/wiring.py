@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ from service_kit.tokens import TokenIssuer, TokenVerifier
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 PRUNE_SECONDS = 60.0
+CATCH_UP_SECONDS = 1.0
 PEER_CONCURRENCY = 64
 
 
@@ -110,10 +112,15 @@ class _Redis:
 
     async def _catch_up_forever(self) -> None:
         while True:
-            await self._is_back.wait()
-            self._is_back.clear()
-            self.copies.rewrite_all()
-            await self.sessions.catch_up()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CATCH_UP_SECONDS):
+                    await self._is_back.wait()
+            if self._is_back.is_set():
+                self._is_back.clear()
+                self.copies.rewrite_all()
+                self.sessions.behind = True
+            if self.sessions.behind:
+                await self.sessions.catch_up()
 
 
 class _Postgres:

@@ -6,7 +6,6 @@ minutes stays valid; what it has logged out stays logged out, and is deleted in 
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict
 
 import redis.asyncio as redis
@@ -36,6 +35,8 @@ class RedisSessions:
         self._seen: OrderedDict[str, float] = OrderedDict()
         self._ended: OrderedDict[str, float] = OrderedDict()
         self._unwritten: OrderedDict[str, tuple[Session, float]] = OrderedDict()
+        self.behind = False
+        """Something happened that Redis has not heard of; also when its circuit never opened."""
 
     async def create(self, session: Session, seconds: float) -> Served[None]:
         """See the port. While Redis is away the session is this instance's alone, until Redis is back."""
@@ -45,6 +46,7 @@ class RedisSessions:
 
         async def keep(_: BaseException) -> None:
             _put(self._unwritten, session.id, (session, self._clock.monotonic() + seconds))
+            self.behind = True
 
         served = await self._policy.serve(write, Rung(MEMORY_SESSIONS, keep))
         self._see(session.id)
@@ -86,19 +88,25 @@ class RedisSessions:
             await self._client.delete(_key(session_id))
 
         async def later(_: BaseException) -> None:
-            return None
+            self.behind = True
 
         return await self._policy.serve(delete, Rung(MEMORY_SESSIONS, later))
 
     async def catch_up(self) -> None:
         """Writes to Redis, which is back, what happened meanwhile: logins that lived here, and logouts."""
-        with contextlib.suppress(*AWAY):
-            for session, until in list(self._unwritten.values()):
-                await self._write_late(session, int(until - self._clock.monotonic()))
-            now = self._clock.monotonic()
-            self._ended = OrderedDict((key, until) for key, until in self._ended.items() if until > now)
-            if keys := [_key(session_id) for session_id in self._ended]:
-                await self._policy.call(lambda: self._client.delete(*keys))
+        self.behind = False
+        try:
+            await self._catch_up()
+        except AWAY:
+            self.behind = True
+
+    async def _catch_up(self) -> None:
+        for session, until in list(self._unwritten.values()):
+            await self._write_late(session, int(until - self._clock.monotonic()))
+        now = self._clock.monotonic()
+        self._ended = OrderedDict((key, until) for key, until in self._ended.items() if until > now)
+        if keys := [_key(session_id) for session_id in self._ended]:
+            await self._policy.call(lambda: self._client.delete(*keys))
 
     async def _write_late(self, session: Session, seconds: int) -> None:
         if seconds > 0:

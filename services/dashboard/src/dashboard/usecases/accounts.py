@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from dashboard.degradation import MEMORY_CACHE, REDIS_CACHE
+from dashboard.degradation import MEMORY_CACHE, REDIS_CACHE, REDIS_QUEUE
 from dashboard.model import (
     Credentials,
+    DomainError,
     KeyReused,
     NotAllowed,
     Page,
@@ -97,7 +98,7 @@ class Accounts:
         password_hash = await self._hasher.hash(password)
         payload = {"id": user_id, "email": email, "display_name": display_name, "password_hash": password_hash}
         operation = Operation(operation_id, "user.create", _email_entity(email), "", payload, fingerprint)
-        served = await self._write(operation, lambda _: self._users.create(operation), lambda: self._fresh(user_id))
+        served = await self._write(operation, lambda _: self._users.create(operation), lambda: self._account(user_id))
         if isinstance(served.value, User):
             self._copies.keep_credentials(email, Credentials(user_id, password_hash, served.value.role))
         return served
@@ -111,7 +112,7 @@ class Accounts:
         return await self._write(
             operation,
             lambda unordered: self._users.change(operation, unordered=unordered),
-            lambda: self._fresh(user_id),
+            lambda: self._account(user_id),
         )
 
     async def delete(self, user_id: str, caller: str, key: str | None) -> Served[Queued | None]:
@@ -119,8 +120,8 @@ class Accounts:
         _own(user_id, caller)
         operation = self._operation("user.delete", user_entity(user_id), caller, {}, key)
 
-        async def gone() -> None:
-            return None
+        async def gone() -> Served[None]:
+            return Served(None)
 
         served = await self._write(
             operation, lambda unordered: self._users.delete(operation, unordered=unordered), gone
@@ -133,7 +134,7 @@ class Accounts:
         self,
         operation: Operation,
         direct: Callable[[bool], Awaitable[T]],
-        result: Callable[[], Awaitable[T]],
+        result: Callable[[], Awaitable[Served[T]]],
     ) -> Served[T | Queued]:
         served = await self._writer.write(operation, direct)
         match served.value:
@@ -145,14 +146,19 @@ class Accounts:
                 known = record.operation
                 if known and operation.fingerprint and known.fingerprint != operation.fingerprint:
                     raise KeyReused
+                queued = Queued(operation.id, record.status)
                 if record.status is OperationStatus.APPLIED and not served.degraded:
-                    value = await result()
-                    return served.map(lambda _: value)
-                status = record.status
-                return served.map(lambda _: Queued(operation.id, status))
+                    return await self._shown(result, queued)
+                return served.map(lambda _: queued)
 
-    async def _fresh(self, user_id: str) -> User:
-        return await self._policy.call(lambda: self._users.get(user_id))
+    async def _shown(self, result: Callable[[], Awaitable[Served[T]]], queued: Queued) -> Served[T | Queued]:
+        """What an applied write made. That it cannot be shown, as the database is gone again, is no failed write."""
+        try:
+            return (await result()).map(lambda value: value)
+        except DomainError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is, the write is applied, and the caller must hear that
+            return Served(queued, (self._policy.degradation(REDIS_QUEUE),))
 
     async def read(self, user_id: str, caller: str) -> Served[User]:
         """The caller's own account, from the database or a copy, with own waiting changes in it.
@@ -162,12 +168,15 @@ class Accounts:
         _own(user_id, caller)
         # Asked before the account is read: a write that is applied in between shows in one of the two, or in both.
         waiting = await self._writer.pending(user_entity(user_id))
-        served = await self._policy.serve(
+        served = await self._account(user_id)
+        return _with_pending(served, [operation for operation in waiting if operation.owner == caller])
+
+    async def _account(self, user_id: str) -> Served[User]:
+        return await self._policy.serve(
             lambda: self._from_database(user_id),
             Rung(REDIS_CACHE, lambda _: self._from_redis(user_id)),
             Rung(MEMORY_CACHE, lambda _: self._from_memory(user_id)),
         )
-        return _with_pending(served, [operation for operation in waiting if operation.owner == caller])
 
     async def _from_database(self, user_id: str) -> User:
         user = await self._users.get(user_id)
