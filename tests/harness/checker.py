@@ -106,7 +106,8 @@ def labelled(events: Iterable[Event], outages: Sequence[Outage]) -> Iterator[Vio
 
 def _mislabelled(event: Event, outages: Sequence[Outage]) -> str:
     queued = event.body.get("queued") is not None
-    if bool(event.body.get("stale")) != (event.degraded and event.kind == "read"):
+    profile = event.kind in ("read", "write") and event.status == 200
+    if bool(event.body.get("stale")) != (event.degraded and profile):
         return "header and body disagree on whether it is stale"
     if queued and not event.degraded and event.status in (202, 503):
         return "queued without a label"

@@ -1,0 +1,153 @@
+"""Rows D3 (dashboard.ai_core), D4 (dashboard.webrtc) and what stands behind them: A1, A2, W1.
+
+What is lost answers with an error that says when to come back; what does not need it does not notice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+import pytest_asyncio
+
+from tests.harness.client import Account
+from tests.harness.edges import cut
+from tests.harness.journey import fine
+from tests.harness.platform import Answer, Platform, eventually
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.stack]
+
+DEADLINE = 2.4  # s
+FOUND = 3.0  # s until a part that is back is in use: a probe about once a second, and a request
+FAULTS = ["kill", "freeze"]
+Use = Callable[[], Awaitable[Answer]]
+
+
+class Things:
+    """A user's room and agent, and what can be done with them."""
+
+    def __init__(self, platform: Platform, account: Account, room: str, agent: str) -> None:
+        self.platform, self.account, self._room, self._agent = platform, account, room, agent
+
+    async def chat(self) -> Answer:
+        path = f"/api/v1/agents/{self._agent}/chat"
+        return await self.platform.call("POST", path, self.account, json={"message": "Hello"})
+
+    async def agent(self) -> Answer:
+        return await self.platform.call("GET", f"/api/v1/agents/{self._agent}", self.account)
+
+    async def room(self) -> Answer:
+        return await self.platform.call("GET", f"/api/v1/rooms/{self._room}", self.account)
+
+    async def ticket(self) -> Answer:
+        return await self.platform.call("POST", f"/api/v1/rooms/{self._room}/token", self.account)
+
+    async def new_room(self) -> Answer:
+        return await self.platform.call("POST", "/api/v1/rooms", self.account, json={"name": "Another"})
+
+    async def profile(self) -> Answer:
+        return await self.platform.profile(self.account)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def things(platform: Platform, accounts: list[Account]) -> Things:
+    account = accounts[2]
+    room = fine(await platform.call("POST", "/api/v1/rooms", account, json={"name": "Room"}), 201)
+    agent = fine(await platform.call("POST", "/api/v1/agents", account, json={"name": "Agent"}), 201)
+    return Things(platform, account, room["id"], agent["id"])
+
+
+async def lost(use: Use, text: str) -> int:
+    """One use of what is gone; its status."""
+    answer = await use()
+    assert answer.status in (503, 429), answer
+    assert answer.seconds < DEADLINE
+    assert text in answer.body["message"], answer
+    assert int(answer.headers["retry-after"]) >= 1
+    assert int(answer.headers["x-retry-after"]) >= 1
+    return answer.status
+
+
+async def lost_until_open(use: Use, text: str) -> None:
+    """Fails in time while it is tried, and at once when the circuit is open."""
+
+    async def opened() -> bool:
+        return await lost(use, text) == 429
+
+    await eventually(opened, "the circuit is open", 20)
+    answer = await use()
+    assert answer.headers["x-circuit-state"] == "open"
+    assert answer.body["error"] == "CIRCUIT_OPEN"
+    assert answer.seconds < 0.5
+
+
+async def back(use: Use) -> None:
+    """In use again soon."""
+    begun = time.monotonic()
+
+    async def served() -> bool:
+        return (await use()).status in (200, 201)
+
+    await eventually(served, "it is in use again", FOUND)
+    assert time.monotonic() - begun < FOUND
+
+
+@pytest.mark.row("D3")
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_without_ai_core_rooms_and_accounts_go_on(platform: Platform, things: Things, fault: str) -> None:
+    await getattr(platform.stack, fault)("ai-core")
+    await lost_until_open(things.chat, "AI temporarily unavailable")
+    await lost(things.agent, "AI temporarily unavailable")
+    for use in (things.room, things.ticket, things.profile):
+        answer = await use()
+        fine(answer)
+        assert answer.seconds < 1
+    assert (await platform.stack.heal("ai-core")).accepts
+    await back(things.chat)
+
+
+@pytest.mark.row("D4")
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_without_webrtc_agents_and_accounts_go_on(platform: Platform, things: Things, fault: str) -> None:
+    await getattr(platform.stack, fault)("webrtc")
+    await lost_until_open(things.new_room, "Video calling temporarily unavailable")
+    await lost(things.ticket, "Video calling temporarily unavailable")
+    for use in (things.chat, things.agent, things.profile):
+        answer = await use()
+        fine(answer)
+        assert answer.seconds < 1
+    assert (await platform.stack.heal("webrtc")).accepts
+    await back(things.ticket)
+
+
+@pytest.mark.row("A1")
+async def test_without_its_database_ai_core_says_so(platform: Platform, things: Things) -> None:
+    async with cut(platform, "ai-core-postgres"):
+        await lost(things.agent, "")
+        await lost(things.chat, "")
+        assert await platform.circuit("ai-core") == "closed", "an answer of a living service is no failure of it"
+        fine(await things.room())
+        fine(await things.profile())
+    await back(things.agent)
+
+
+@pytest.mark.row("A2")
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_without_a_provider_agents_can_be_read(platform: Platform, things: Things, fault: str) -> None:
+    await getattr(platform.stack, fault)("providers")
+    await lost(things.chat, "All AI providers unavailable")
+    fine(await things.agent())
+    assert await platform.circuit("ai-core") == "closed"
+    await platform.stack.heal("providers")
+    await back(things.chat)
+
+
+@pytest.mark.row("W1")
+async def test_without_its_redis_webrtc_says_so(platform: Platform, things: Things) -> None:
+    async with cut(platform, "webrtc-redis"):
+        await lost(things.room, "Video calling temporarily unavailable")
+        await lost(things.new_room, "Video calling temporarily unavailable")
+        assert await platform.circuit("webrtc") == "closed"
+        fine(await things.chat())
+    await back(things.room)
