@@ -8,7 +8,6 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from dashboard.inbound.http.doors import (
-    VISIBLE,
     AnyId,
     Body,
     Cursor,
@@ -27,6 +26,7 @@ from service_kit.http import problem_responses, served_json, stamp
 
 Prompt = Annotated[str, Field(max_length=20_000, pattern=r"^[^\x00]*$")]
 Model = Annotated[str, Field(max_length=100, pattern=r"^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$")]
+UUID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 Message = Annotated[str, Field(min_length=1, max_length=20_000, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
 
 
@@ -50,7 +50,7 @@ class ChatMessage(Body):
     """A message; without a conversation's id it begins a new one."""
 
     message: Message
-    conversation_id: Annotated[str | None, Field(max_length=100, pattern=VISIBLE)] = None
+    conversation_id: Annotated[str | None, Field(pattern=UUID)] = None
 
 
 class AgentView(BaseModel):

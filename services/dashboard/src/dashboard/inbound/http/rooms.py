@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
-from dashboard.inbound.http.doors import AnyId, Body, Cursor, Doorman, Name, PageSize, bearer, listed
+from dashboard.inbound.http.doors import AnyId, Body, Cursor, Doorman, Name, PageSize, bearer, listed, whole
 from dashboard.inbound.outcome import Outcome
 from dashboard.model import Room
 from dashboard.ports import Rooms
@@ -18,7 +18,7 @@ class NewRoom(Body):
     """A new room."""
 
     name: Name
-    max_participants: Annotated[int, Field(ge=2, le=100)] = 10
+    max_participants: Annotated[int, Field(ge=2, le=100), BeforeValidator(whole)] = 10
 
 
 class RoomView(BaseModel):
