@@ -10,9 +10,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+
 from devstack.stack import Stack
 from devstack.topology import Topology
-
 from tests.harness.journey import journey
 from tests.harness.platform import Platform
 

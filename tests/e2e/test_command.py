@@ -14,11 +14,11 @@ from typing import Any
 import aiohttp
 import psutil
 import pytest
+
 from devstack.process import runs
 from devstack.progress import READY_MARK
 from devstack.stack import Stack
 from devstack.topology import Topology
-
 from tests.harness.platform import PASSWORD, eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.row("D1"), pytest.mark.stack]

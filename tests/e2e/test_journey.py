@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.harness.journey import journey
@@ -39,7 +41,7 @@ async def test_accounts_are_each_for_themselves(platform: Platform) -> None:
     room = (await platform.call("POST", "/api/v1/rooms", theirs, json={"name": "Theirs"})).body["id"]
     agent = (await platform.call("POST", "/api/v1/agents", theirs, json={"name": "Theirs"})).body["id"]
     change = {"display_name": "Mine"}
-    for method, path, content, statuses in [
+    attempts: list[tuple[str, str, dict[str, Any], set[int]]] = [
         ("GET", f"/api/v1/users/{theirs.id}", {}, {403, 404}),
         ("PATCH", f"/api/v1/users/{theirs.id}", {"json": change}, {403, 404}),
         ("DELETE", f"/api/v1/users/{theirs.id}", {}, {403, 404}),
@@ -49,7 +51,8 @@ async def test_accounts_are_each_for_themselves(platform: Platform) -> None:
         ("DELETE", f"/api/v1/agents/{agent}", {}, {404}),
         ("POST", f"/api/v1/agents/{agent}/chat", {"json": {"message": "Hello"}}, {404}),
         ("GET", "/api/v1/users", {}, {403}),
-    ]:
+    ]
+    for method, path, content, statuses in attempts:
         answer = await platform.call(method, path, mine, **content)
         assert answer.status in statuses, (method, path, answer)
         assert answer.headers["content-type"] == "application/problem+json"
