@@ -2,7 +2,8 @@
 
 The drain reads the queue, decodes, keeps the order of each account, changes the accounts, records every operation so
 that none can be applied twice, refreshes nothing, and takes what is committed out of the queue. The raw insert puts the
-same 10,000 operations into a table of text columns with a primary key, 500 at a time, from lists that are ready.
+same 10,000 operations into a table of text columns with a primary key, 500 at a time, from lists that are ready. For
+registrations it puts the same accounts into a table like theirs.
 """
 
 from __future__ import annotations
@@ -35,11 +36,15 @@ from service_kit.redis_client import create_client
 
 WRITES = 10_000
 BATCH = 500
+CALLERS = 16  # that queue at once
 ENTITIES = (10_000, 1_000, 10)
 _RAW_TABLE = """DROP TABLE IF EXISTS raw_operations;
     CREATE TABLE raw_operations (id text PRIMARY KEY, kind text, entity text, owner text, payload text)"""
 _RAW_INSERT = """INSERT INTO raw_operations
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])"""
+_RAW_USERS_TABLE = "DROP TABLE IF EXISTS raw_users; CREATE TABLE raw_users (LIKE users INCLUDING ALL)"
+_RAW_USERS_INSERT = """INSERT INTO raw_users (id, email, display_name, password_hash)
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])"""
 _PEOPLE = """INSERT INTO users (id, email, display_name, password_hash)
     SELECT id::uuid, id, 'unchanged', 'none' FROM unnest($1::text[]) id"""
 
@@ -66,9 +71,17 @@ async def drain(options: Options) -> Report:
             target = Target("at most", 3.0) if entities == WRITES else None
             ratios = [drained / raw for drained, raw in found]
             figures.append(Figure(f"drain, {entities} accounts / raw insert", ratios, "×", target))
-            drained, raw = _range([one for one, _ in found]), _range([one for _, one in found])
-            lines.append(f"{entities:>6} accounts: drain {drained}, raw insert {raw}")
+            lines.append(f"{entities:>6} accounts: {_line(found)}")
+        options.say(f"{WRITES} registrations, {rounds} rounds")
+        found = [await _registrations(scene) for _ in range(rounds + 1)][1:]
+        ratios = [drained / raw for drained, raw in found]
+        figures.append(Figure("drain, 10000 registrations / the same rows", ratios, "×", Target("at most", 3.0)))
+        lines.append(f"registrations: {_line(found)}")
     return Report(figures, lines)
+
+
+def _line(found: Sequence[tuple[float, float]]) -> str:
+    return f"drain {_range([one for one, _ in found])}, raw insert {_range([one for _, one in found])}"
 
 
 def _range(seconds: list[float]) -> str:
@@ -107,15 +120,52 @@ async def _round(scene: Scene, entities: int) -> tuple[float, float]:
     await scene.connection.execute(_PEOPLE, accounts)
     await scene.connection.execute(_RAW_TABLE)
     batches = [_columns(operations[start : start + BATCH]) for start in range(0, WRITES, BATCH)]
-    for start in range(0, WRITES, BATCH):
-        await asyncio.gather(*(scene.store.append(one) for one in operations[start : start + BATCH]))
-    gc.collect()
+    await _queue(scene, operations)
     raw = await _raw_insert(scene.connection, batches)
     begun = time.perf_counter()
     settled = await scene.drainer.drain()
     drained = time.perf_counter() - begun
     await _check(scene, operations, settled)
     return drained, raw
+
+
+async def _registrations(scene: Scene) -> tuple[float, float]:
+    """Seconds of the drain of new accounts, and of inserting the same accounts into the same kind of table."""
+    operations = [_registration() for _ in range(WRITES)]
+    await scene.connection.execute("TRUNCATE users, operations")
+    await scene.connection.execute(_RAW_USERS_TABLE)
+    batches = [_people(operations[start : start + BATCH]) for start in range(0, WRITES, BATCH)]
+    await _queue(scene, operations)
+    begun = time.perf_counter()
+    for columns in batches:
+        await scene.connection.execute(_RAW_USERS_INSERT, *columns)
+    raw = time.perf_counter() - begun
+    begun = time.perf_counter()
+    settled = await scene.drainer.drain()
+    drained = time.perf_counter() - begun
+    there = await scene.connection.fetchval("SELECT count(*) FROM users JOIN raw_users USING (id, email, display_name)")
+    if (settled, there) != (WRITES, WRITES):
+        raise BenchmarkError(f"the drain settled {settled} registrations and made {there} of the accounts")
+    return drained, raw
+
+
+async def _queue(scene: Scene, operations: Sequence[Operation]) -> None:
+    for start in range(0, WRITES, CALLERS):
+        await asyncio.gather(*(scene.store.append(one) for one in operations[start : start + CALLERS]))
+    gc.collect()
+
+
+def _registration() -> Operation:
+    account = str(uuid.uuid4())
+    new = {"id": account, "email": f"{account}@example.org", "display_name": "New", "password_hash": "x" * 97}
+    return Operation(uuid.uuid4().hex, "user.create", f"email:{account}", "", new)
+
+
+def _people(operations: Sequence[Operation]) -> Columns:
+    rows = [
+        (new["id"], new["email"], new["display_name"], new["password_hash"]) for new in (o.payload for o in operations)
+    ]
+    return tuple(list(column) for column in zip(*rows, strict=True))
 
 
 def _change(account: str, number: int) -> Operation:
