@@ -270,7 +270,7 @@ def plan(entries: Sequence[Entry], now: float, ttl: float, blocked: set[str]) ->
 class DrainSettings:
     """``ttl`` and ``interval`` in seconds; ``retry_waits`` are the pauses before each retry of a failing operation."""
 
-    batch_size: int = 1000
+    batch_size: int = 2000
     ttl: float = 3600.0
     interval: float = 30.0
     retry_waits: tuple[float, ...] = (0.2, 0.4, 0.8)

@@ -15,7 +15,6 @@ from dashboard.inbound.http.doors import (
     IdempotencyKey,
     Name,
     PageSize,
-    bearer,
     listed,
 )
 from dashboard.inbound.outcome import Outcome
@@ -92,7 +91,7 @@ def create_router(agents: Agents, outcome: Outcome, doorman: Doorman, *, chat_li
     router = APIRouter(
         prefix="/api/v1/agents",
         tags=["agents"],
-        dependencies=[Depends(bearer), Depends(doorman.user)],
+        dependencies=[Depends(doorman.user)],
         responses=problem_responses(401, 429, 503),
     )
     unknown = problem_responses(404)

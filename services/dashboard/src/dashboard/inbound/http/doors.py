@@ -6,8 +6,9 @@ import hmac
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Cookie, Header, Path, Query, Request
+from fastapi import Header, Path, Query, Request
 from fastapi.security import HTTPBearer
+from fastapi.security.base import SecurityBase
 from pydantic import BaseModel, ConfigDict, Field
 
 from dashboard.inbound.outcome import Outcome
@@ -36,32 +37,43 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class LoggedIn(SecurityBase):
+    """The dependency of routes that need a user, and their security scheme in the OpenAPI document.
+
+    Both in one, and without declared parameters, because every dependency of a route costs each of its requests.
+    """
+
+    model = bearer.model
+    scheme_name = bearer.scheme_name
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    async def __call__(self, request: Request) -> Claims:
+        """The logged-in user. Raises Unauthorized."""
+        return await self._outcome.caller(_token(request))
+
+
 class Doorman:
     """Tells who calls, from the bearer token or the session cookie."""
 
     def __init__(self, outcome: Outcome, admin_token: str) -> None:
         self._outcome = outcome
         self._admin_token = admin_token.encode()
-
-    async def user(
-        self, session: Annotated[str | None, Cookie(alias=COOKIE, include_in_schema=False)] = None
-    ) -> Claims:
-        """The logged-in user. Raises Unauthorized."""
-        return await self._outcome.caller(_token(session))
+        self.user = LoggedIn(outcome)
 
     async def user_if_any(self, request: Request) -> Claims | None:
         """The logged-in user, or None when no credentials came. Raises Unauthorized for bad ones."""
-        session = request.cookies.get(COOKIE)
-        if not context.bearer_token() and not session:
+        if not context.bearer_token() and not request.cookies.get(COOKIE):
             return None
-        return await self._outcome.caller(_token(session))
+        return await self._outcome.caller(_token(request))
 
     async def admin(self, request: Request) -> None:
         """An administrator: the admin token, or a user of that role. Raises Unauthorized, Forbidden."""
         given = context.bearer_token()
         if given and hmac.compare_digest(given.encode(), self._admin_token):
             return
-        claims = await self._outcome.caller(_token(request.cookies.get(COOKIE)))
+        claims = await self._outcome.caller(_token(request))
         if claims.role != "admin":
             raise Forbidden("Only administrators may do this.")
 
@@ -71,10 +83,10 @@ def whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _token(session: str | None) -> str:
+def _token(request: Request) -> str:
     """The bearer token, else the cookie's; the current request acts with it towards other services too."""
     state = context.current()
-    token = context.bearer_token() or session
+    token = context.bearer_token() or request.cookies.get(COOKIE)
     if not token:
         raise Unauthorized("Log in first.")
     if state is not None:

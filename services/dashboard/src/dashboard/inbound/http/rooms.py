@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, BeforeValidator, Field
 
-from dashboard.inbound.http.doors import AnyId, Body, Cursor, Doorman, Name, PageSize, bearer, listed, whole
+from dashboard.inbound.http.doors import AnyId, Body, Cursor, Doorman, Name, PageSize, listed, whole
 from dashboard.inbound.outcome import Outcome
 from dashboard.model import Room
 from dashboard.ports import Rooms
@@ -65,7 +65,7 @@ def create_router(rooms: Rooms, outcome: Outcome, doorman: Doorman) -> APIRouter
     router = APIRouter(
         prefix="/api/v1/rooms",
         tags=["rooms"],
-        dependencies=[Depends(bearer), Depends(doorman.user)],
+        dependencies=[Depends(doorman.user)],
         responses=problem_responses(401, 429, 503),
     )
     unknown = problem_responses(403, 404)

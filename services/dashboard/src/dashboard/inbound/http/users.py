@@ -97,7 +97,7 @@ def create_router(accounts: Accounts, operations: Operations, outcome: Outcome, 
     """The routes."""
     router = APIRouter(prefix="/api/v1", tags=["users"], responses=problem_responses(429, 503))
     user = Annotated[Claims, Depends(doorman.user)]
-    known: Any = {"dependencies": [Depends(bearer)], "responses": problem_responses(401, 403, 404)}
+    known: Any = {"responses": problem_responses(401, 403, 404)}
     # A write that is queued answers 202 when the client prefers that, else 503; repeating a key wrongly 409.
     written: Any = {202: {"description": "Accepted; will be applied."}, **problem_responses(409)}
 
@@ -138,7 +138,7 @@ def create_router(accounts: Accounts, operations: Operations, outcome: Outcome, 
         served = await outcome.of(accounts.page(limit, cursor))
         return json_response(listed([user_body(one) for one in served.value.items], served.value.next_cursor))
 
-    @router.get("/operations/{operation_id}", response_model=OperationView, **known)
+    @router.get("/operations/{operation_id}", response_model=OperationView, dependencies=[Depends(bearer)], **known)
     async def operation(
         operation_id: AnyId, caller: Annotated[Claims | None, Depends(doorman.user_if_any)]
     ) -> Response:
