@@ -143,6 +143,42 @@ async def test_a_failing_operation_holds_back_its_entity_only_and_is_buried_afte
     assert record.status is OperationStatus.DEAD
 
 
+async def test_a_retry_that_is_due_at_once_still_goes_before_later_writes(
+    store: RedisQueueStore, database: Database
+) -> None:
+    """The account appears after the first attempt: the older write has to be repeated before the newer one is tried."""
+    new = create()
+    user_id = new.payload["id"]
+    attempts = 0
+
+    async def call(action: Callable[[], Awaitable[Any]]) -> Any:
+        nonlocal attempts
+        result = await action()
+        attempts += 1
+        if attempts == 1:
+            await PostgresUsers(database).create(new)
+        return result
+
+    await store.append(rename(user_id, "older"))
+    await store.append(rename(user_id, "newer"))
+    settings = DrainSettings(batch_size=1, retry_waits=(0.0, 0.0, 0.0), contended_wait=0.01)
+    await Drainer(store, UserQueueTarget(database), call=call, settings=settings).drain()
+    assert await name_of(database, user_id) == "newer"
+    assert (await PostgresUsers(database).get(user_id)).revision == 3
+
+
+async def test_after_a_burial_the_rest_of_the_entity_keeps_its_order(
+    store: RedisQueueStore, database: Database, users: list[str]
+) -> None:
+    await store.append(rename(users[0], "bad \x00 byte"))
+    for number in range(5):
+        await store.append(rename(users[0], f"n{number}"))
+    settings = DrainSettings(batch_size=2, retry_waits=(), contended_wait=0.01)
+    await Drainer(store, UserQueueTarget(database), call=plain, settings=settings).drain()
+    assert await name_of(database, users[0]) == "n4"
+    assert (await store.stats()).dead == 1
+
+
 async def test_failing_attempts_are_visible_while_they_last(
     store: RedisQueueStore, database: Database, users: list[str]
 ) -> None:

@@ -305,7 +305,7 @@ class Drainer:
         self._clock = clock
         self._on_applied = on_applied
         self._kicked = asyncio.Event()
-        self._blocked: dict[str, float] = {}
+        self._blocked: dict[str, float] = {}  # entities of a failing operation, and when its retry is due
         self._batch_size = self._settings.batch_size
 
     def kick(self) -> None:
@@ -344,17 +344,20 @@ class Drainer:
         While a batch is applied, the next one is read and the one before it is settled.
         """
         settled, left = 0, False
+        now = self._clock.monotonic()
+        # Only here: an entity that was held back in a walk stays so to its end, or a later write of it would go first.
+        self._blocked = {entity: due for entity, due in self._blocked.items() if due > now}
         tasks = _Tasks()
         ahead = tasks.start(self._store.read(self._batch_size, claim=True))
         settling = tasks.start(_nothing())
         try:
             while True:
-                entries, now = await ahead
+                entries, time = await ahead
                 if not entries:
                     await settling
                     return settled, left
                 ahead = tasks.start(self._store.read(self._batch_size, entries[-1].position, claim=True))
-                applied, buried = await self._batch(entries, now)
+                applied, buried = await self._batch(entries, time)
                 await settling
                 settling = tasks.start(self._store.settle(applied, buried))
                 self._batch_size = self._settings.batch_size
@@ -372,15 +375,9 @@ class Drainer:
         finally:
             await tasks.finish(ahead)
 
-    def _held_back(self) -> set[str]:
-        """Entities whose failing operation is not due for a retry yet."""
-        now = self._clock.monotonic()
-        self._blocked = {entity: due for entity, due in self._blocked.items() if due > now}
-        return set(self._blocked)
-
     async def _batch(self, entries: Sequence[Entry], now: float) -> tuple[list[Entry], list[Burial]]:
         """Brings the entries that are due to their fate in the target; returns what is to be settled."""
-        work = plan(entries, now, self._settings.ttl, self._held_back())
+        work = plan(entries, now, self._settings.ttl, set(self._blocked))
         buried = [Burial(entry, "malformed", "not an operation") for entry in work.malformed]
         if expired := [entry.operation for entry in work.expired if entry.operation]:
             await self._call(lambda: self._bury(expired, "expired"))
@@ -439,7 +436,7 @@ class Drainer:
             self._blocked[operation.entity] = self._clock.monotonic() + waits[attempts - 1]
             return []
         await self._call(lambda: self._bury([operation], error))
-        self._blocked.pop(operation.entity, None)
+        self._blocked[operation.entity] = self._clock.monotonic()
         return [Result(operation, Fate.BURIED, error)]
 
 
