@@ -53,7 +53,7 @@ class Answer:
 
 
 class Containers:
-    """The running stack. Commands raise CalledProcessError with their output, or TimeoutExpired."""
+    """The running stack. A command that fails raises AssertionError with its output, or TimeoutExpired."""
 
     def __init__(self) -> None:
         names = [f"{prefix}_{kind}_PORT" for prefix in PORTS.values() for kind in ("HTTP", "GRPC")]
@@ -83,12 +83,16 @@ class Containers:
     def up(self) -> None:
         """Build, start, and wait until every container is healthy."""
         self.compose("build", limit=BUILD_LIMIT)
-        self.compose("up", "--detach", "--wait", "--wait-timeout", str(START_LIMIT), limit=START_LIMIT + 30)
+        try:
+            self.compose("up", "--detach", "--wait", "--wait-timeout", str(START_LIMIT), limit=START_LIMIT + 30)
+        except AssertionError as error:
+            error.add_note(self.compose("logs", "--no-color", "--tail", "40", check=False))
+            raise
 
     def down(self) -> None:
-        """Remove containers, network and volumes. Containers that are paused are woken: they could not stop."""
+        """Remove containers, network, volumes and images. Containers that are paused are woken: they could not stop."""
         self.compose("unpause", check=False)
-        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
+        self.compose("down", "--volumes", "--remove-orphans", "--rmi", "local", "--timeout", "5")
 
     def container(self, service: str) -> str:
         """The container's id, also of a stopped one."""
