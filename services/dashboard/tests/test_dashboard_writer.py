@@ -12,17 +12,22 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from dashboard.degradation import POSTGRES, REDIS_QUEUE
-from dashboard.model import User
+from dashboard.model import User, UserUnknown
 from dashboard.outbound import postgres
+from dashboard.outbound.copies import UserCopies
+from dashboard.outbound.passwords import Argon2Hasher
 from dashboard.outbound.postgres import Database
 from dashboard.outbound.queue_target import UserQueueTarget
 from dashboard.outbound.users import PostgresUsers
+from dashboard.usecases.accounts import Accounts, Queued
 from resilience import (
+    SYSTEM_CLOCK,
     Accepted,
     CircuitBreaker,
     Drainer,
     DrainSettings,
     DurableWriter,
+    MemoryCache,
     Operation,
     OperationStatus,
     Policy,
@@ -103,6 +108,23 @@ async def test_a_write_after_recovery_waits_for_the_older_one(world: World, user
     assert not served.degraded
     assert await world.name(user_id) == "newer"
     assert (await world.users.get(user_id)).revision == 3
+
+
+async def test_a_write_that_cannot_be_applied_is_no_promise(
+    world: World, database: Database, redis_client: Redis, user_id: str
+) -> None:
+    """The account vanished during the outage: the author of the next change hears that, not that it is queued."""
+    memory = MemoryCache(1_000_000, 60)
+    copies = UserCopies(redis_client, world.policy.call, memory, SYSTEM_CLOCK)
+    accounts = Accounts(world.users, copies, world.policy, world.writer, Argon2Hasher(), key_secret=b"k")
+    world.policy.breaker.force_open()
+    assert isinstance((await accounts.change(user_id, user_id, {"display_name": "queued"}, None)).value, Queued)
+    await database.fetch("DELETE FROM users WHERE id = $1", user_id)
+    world.policy.breaker.reset()
+    draining = asyncio.create_task(world.drainer.run())
+    with pytest.raises(UserUnknown):
+        await accounts.change(user_id, user_id, {"display_name": "newer"}, None)
+    draining.cancel()
 
 
 async def test_a_full_queue_refuses(world: World, user_id: str) -> None:

@@ -146,5 +146,9 @@ class KeyReused(DomainError):
     """An idempotency key was used for another request before."""
 
 
+class WriteFailed(DomainError):
+    """An accepted write could not be applied and is among the dead letters."""
+
+
 class OperationUnknown(DomainError):
     """There is no such operation, or it is somebody else's."""

@@ -244,15 +244,15 @@ def _routers(
     agent_policy = _peer_policy(runtime, AI_CORE, ai_core, settings.chat_limit)
     doorman = Doorman(outcome, settings.admin_token.get_secret_value())
     secure = settings.environment == "production"
-    return [
-        console.create_router(
-            runtime, ROWS, {"ai-core": lambda: peers.status(ai_core), "webrtc": lambda: peers.status(webrtc)}
-        ),
+    return [  # matched in this order: the busiest first
         users.create_router(accounts, operations, outcome, doorman),
         logins.create_router(login, accounts, outcome, doorman, secure_cookie=secure),
         rooms.create_router(peers.GrpcRooms(webrtc, room_policy), outcome, doorman),
         agents_http.create_router(
             peers.GrpcAgents(ai_core, agent_policy), outcome, doorman, chat_limit=settings.chat_limit
+        ),
+        console.create_router(
+            runtime, ROWS, {"ai-core": lambda: peers.status(ai_core), "webrtc": lambda: peers.status(webrtc)}
         ),
     ]
 

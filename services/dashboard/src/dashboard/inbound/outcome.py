@@ -101,6 +101,8 @@ def _refusal(error: model.DomainError) -> ServiceError:
             return Conflict("An account with this address exists already.", suggestion="Log in instead.")
         case model.KeyReused():
             return Conflict("This idempotency key was used for another request.", suggestion="Use a new key.")
+        case model.WriteFailed():
+            return Conflict("Your change could not be applied.", suggestion="Read the account again and repeat it.")
         case model.WrongLogin():
             return Unauthorized("Address and password do not belong together.")
         case model.SessionUnknown():

@@ -69,7 +69,11 @@ async def _reset(connection: Any) -> None:
 
 
 class Database:
-    """A pool that needs no server to start. ``url`` is never logged."""
+    """A pool that needs no server to start. ``url`` is never logged.
+
+    Waiting for a place in it has no limit of its own, which would cost every call a timer: all calls are made under the
+    row's policy or by its prober, whose hard limits cancel the wait.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = _driver_url(url)
@@ -105,18 +109,18 @@ class Database:
 
     async def fetchrow(self, query: str, *args: Any) -> asyncpg.Record | None:
         """The first row of a query, or None."""
-        async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
+        async with self._pool.acquire() as connection:
             return await connection.fetchrow(query, *args)
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """All rows of a query."""
-        async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
+        async with self._pool.acquire() as connection:
             return await connection.fetch(query, *args)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
         """A connection inside a transaction."""
-        async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection, connection.transaction():
+        async with self._pool.acquire() as connection, connection.transaction():
             yield connection
 
     async def ping(self) -> None:

@@ -14,10 +14,13 @@ from dashboard.degradation import MEMORY_CACHE, REDIS_CACHE, REDIS_QUEUE
 from dashboard.model import (
     Credentials,
     DomainError,
+    EmailTaken,
     KeyReused,
     NotAllowed,
     Page,
     User,
+    UserUnknown,
+    WriteFailed,
 )
 from dashboard.ports import Copies, Hasher, Users
 from resilience import (
@@ -41,6 +44,10 @@ class Queued:
 
     operation_id: str
     status: OperationStatus
+
+
+# What the target says of a write that it cannot apply, and what its author is told.
+_BURIED: dict[str, type[DomainError]] = {"CONFLICT": EmailTaken, "NOT_FOUND": UserUnknown}
 
 
 def user_entity(user_id: str) -> str:
@@ -106,7 +113,7 @@ class Accounts:
     async def change(
         self, user_id: str, caller: str, payload: dict[str, Any], key: str | None
     ) -> Served[User | Queued]:
-        """Changes the caller's own account. Raises NotAllowed, UserUnknown, KeyReused, WriteRefused."""
+        """Changes the caller's own account. Raises NotAllowed, UserUnknown, KeyReused, WriteFailed, WriteRefused."""
         _own(user_id, caller)
         operation = self._operation("user.update", user_entity(user_id), caller, payload, key)
         return await self._write(
@@ -146,6 +153,8 @@ class Accounts:
                 known = record.operation
                 if known and operation.fingerprint and known.fingerprint != operation.fingerprint:
                     raise KeyReused
+                if record.status is OperationStatus.DEAD:
+                    raise _BURIED.get(record.error, WriteFailed)
                 queued = Queued(operation.id, record.status)
                 if record.status is OperationStatus.APPLIED and not served.degraded:
                     return await self._shown(result, queued)
