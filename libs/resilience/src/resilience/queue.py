@@ -268,12 +268,16 @@ def plan(entries: Sequence[Entry], now: float, ttl: float, blocked: set[str]) ->
 
 @dataclass(frozen=True, slots=True)
 class DrainSettings:
-    """``ttl`` and ``interval`` in seconds; ``retry_waits`` are the pauses before each retry of a failing operation."""
+    """``ttl`` and ``interval`` in seconds; ``retry_waits`` are the pauses before each retry of a failing operation.
+
+    They are short: an outage is no failure of an operation, and whoever repeats a refused write must not fall behind
+    its earlier ones.
+    """
 
     batch_size: int = 2000
     ttl: float = 3600.0
     interval: float = 30.0
-    retry_waits: tuple[float, ...] = (0.2, 0.4, 0.8)
+    retry_waits: tuple[float, ...] = (0.05, 0.1, 0.2)
     contended_wait: float = 0.2
 
 
