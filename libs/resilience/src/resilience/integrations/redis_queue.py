@@ -265,7 +265,12 @@ class RedisQueueStore:
         return await self._call(note)
 
     async def record(self, operation_id: str) -> OperationRecord | None:
-        """See QueueStore.record."""
+        """See QueueStore.record. Asks twice at most: an entry may be settled or buried between the two trips."""
+        found, gone = await self._look_up(operation_id)
+        return (await self._look_up(operation_id))[0] if gone else found
+
+    async def _look_up(self, operation_id: str) -> tuple[OperationRecord | None, bool]:
+        """The record, and whether the entry had gone elsewhere when it was looked for at its place."""
         done, before = self._done_keys()
 
         async def look() -> list[Any]:
@@ -278,9 +283,10 @@ class RedisQueueStore:
 
         at, note, older_note, applying = await self._call(look)
         if at is not None:
-            return await self._record_at(at.decode(), applying.decode() if applying else "")
+            found = await self._record_at(at.decode(), applying.decode() if applying else "")
+            return found, found is None
         note = note or older_note
-        return OperationRecord(_from_note(operation_id, note), OperationStatus.APPLIED) if note else None
+        return (OperationRecord(_from_note(operation_id, note), OperationStatus.APPLIED) if note else None), False
 
     async def _record_at(self, at: str, applying: str) -> OperationRecord | None:
         if at.startswith("dead:"):
