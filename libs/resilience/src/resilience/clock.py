@@ -34,6 +34,10 @@ class Clock(Protocol):
         """Return after `seconds`."""
         ...
 
+    def block(self, seconds: float) -> None:
+        """Return after `seconds`, blocking the thread: for code without an event loop."""
+        ...
+
     def call_later(self, seconds: float, callback: Callable[..., object], *args: object) -> Timer:
         """Call `callback(*args)` on the running loop after `seconds`, unless cancelled."""
         ...
@@ -46,6 +50,7 @@ class SystemClock:
     __slots__ = ()
 
     monotonic = staticmethod(time.monotonic)
+    block = staticmethod(time.sleep)
     time = staticmethod(time.time)
 
     async def sleep(self, seconds: float) -> None:
@@ -117,6 +122,10 @@ class FakeClock:
             await woken
         finally:
             timer.cancel()
+
+    def block(self, seconds: float) -> None:
+        """Nobody else will move time while this thread is blocked, so it moves by `seconds`."""
+        self.move(max(0.0, seconds))
 
     @property
     def pending(self) -> int:

@@ -4,6 +4,10 @@
     ├── CircuitBreakerOpen      rejected without a call: the circuit is open, half-open and busy, or held open
     ├── CallTimeout             no answer within the limit (also a TimeoutError)
     ├── BulkheadFull            rejected without a call: too many callers already
+    ├── RateLimited             rejected without a call: too many calls in too short a time
+    ├── TransientError          raised by your code: trying again may help
+    ├── ClientError             raised by your code: the caller is wrong, and trying again will not help
+    ├── ServerError             raised by your code: the dependency is broken, somebody should look
     └── QueueError
         ├── QueueFull           the write queue holds as much as it may
         ├── QueueUnavailable    the write queue's store cannot be reached
@@ -68,6 +72,36 @@ class BulkheadFull(ResilienceError):
 
     def __str__(self) -> str:
         return f"too many concurrent calls to {self.name or 'the dependency'}"
+
+
+class RateLimited(ResilienceError):
+    """The rate limit does not allow the call now; it will in `retry_after` seconds (`None`: never, it asks for more
+    than the limit can ever give)."""
+
+    def __init__(self, name: str, retry_after: float | None) -> None:
+        super().__init__(name, retry_after)
+        self.name = name
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        when = "never" if self.retry_after is None else f"in {self.retry_after:.3g} s"
+        return f"rate limit of {self.name or 'the call'} reached, allowed again {when}"
+
+
+class TransientError(ResilienceError):
+    """For your own code to raise: it failed in a way that may pass. `retry_after` in seconds, when known."""
+
+    def __init__(self, *args: object, retry_after: float | None = None) -> None:
+        super().__init__(*args)
+        self.retry_after = retry_after
+
+
+class ClientError(ResilienceError):
+    """For your own code to raise: the dependency works, and has answered that the request is wrong."""
+
+
+class ServerError(ResilienceError):
+    """For your own code to raise: the dependency is broken in a way that somebody should look into."""
 
 
 class QueueError(ResilienceError):

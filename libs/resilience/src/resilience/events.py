@@ -1,13 +1,17 @@
 """What happened, for whoever wants to log, count or trace it.
 
 The core imports no telemetry; it emits typed events, and listeners turn them into whatever the platform uses.
+The events of a single mechanism stand beside it; here are those of a policy.
 """
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from __future__ import annotations
 
-from resilience.breaker import Transition
-from resilience.fallback import RungOutcome
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from resilience.breaker import Transition
+    from resilience.fallback import RungOutcome
 
 CallOutcome = Literal["success", "failure", "timeout", "rejected", "neutral"]
 
@@ -37,7 +41,8 @@ class FallbackUsed(NamedTuple):
     outcome: RungOutcome
 
 
-Event = CallFinished | Transitioned | FallbackUsed
+Event = tuple[Any, ...]
+"""Every event is a NamedTuple; a listener asks `isinstance` for those that it knows, and leaves the others alone."""
 EventListener = Callable[[Event], None]
 
 
