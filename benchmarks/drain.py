@@ -28,7 +28,7 @@ from dashboard.degradation import POSTGRES
 from dashboard.outbound import postgres
 from dashboard.outbound.queue_target import UserQueueTarget
 from devstack import Stack, Topology
-from resilience import CircuitBreaker, Drainer, Operation, Policy
+from resilience import CircuitBreaker, Drainer, Operation, RowPolicy
 from resilience.integrations.redis_queue import RedisQueueStore
 from service_kit.lifecycle import GC_THRESHOLDS
 from service_kit.migrations import upgrade
@@ -100,7 +100,7 @@ async def _scene() -> AsyncIterator[Scene]:
             await database.open()
             connection = await asyncpg.connect(url)
             store = RedisQueueStore(redis, "dashboard", limit=WRITES, loads=orjson.loads)
-            policy = Policy(POSTGRES, breaker=CircuitBreaker(POSTGRES.id, classify=postgres.classify))
+            policy = RowPolicy(POSTGRES, breaker=CircuitBreaker(POSTGRES.id, classify=postgres.classify))
             # As in a running service, see service_kit.lifecycle.
             gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)

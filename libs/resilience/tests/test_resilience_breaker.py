@@ -64,8 +64,8 @@ def succeed(breaker: CircuitBreaker) -> None:
 
 def to_half_open(breaker: CircuitBreaker, clock: FakeClock) -> None:
     """Open it and let the open time pass: the next permit is the first trial."""
-    fail(breaker, breaker.failure_threshold)
-    clock.move(breaker.recovery_timeout)
+    fail(breaker, breaker.settings.failure_threshold)
+    clock.move(breaker.settings.recovery_timeout)
 
 
 def rejected(breaker: CircuitBreaker) -> CircuitBreakerOpen:

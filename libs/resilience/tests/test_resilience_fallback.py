@@ -7,6 +7,7 @@ from resilience import (
     BulkheadFull,
     CallTimeout,
     CircuitBreakerOpen,
+    CircuitHeldOpen,
     Degradation,
     Missing,
     QueueFull,
@@ -116,7 +117,7 @@ def test_served_keeps_its_provenance() -> None:
     [
         (CircuitBreakerOpen("db", 1.25), "circuit 'db' is open, next trial in 1.2 s"),
         (CircuitBreakerOpen("db"), "circuit 'db' is open"),
-        (CircuitBreakerOpen("db", held=True), "circuit 'db' is held open by an operator"),
+        (CircuitHeldOpen("db"), "circuit 'db' is held open by an operator"),
         (CallTimeout("db", 0.25), "db did not answer within 0.25 s"),
         (BulkheadFull("db"), "too many concurrent calls to db"),
         (QueueFull("full"), "full"),

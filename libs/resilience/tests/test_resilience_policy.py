@@ -20,9 +20,9 @@ from resilience import (
     FakeClock,
     FallbackUsed,
     Missing,
-    Policy,
     Priority,
     Row,
+    RowPolicy,
     Rung,
     Served,
     Transitioned,
@@ -73,7 +73,7 @@ class World:
             "d.db", failure_threshold=3, recovery_timeout=60.0, success_threshold=1, classify=classify, clock=self.clock
         )
         values = {"breaker": self.breaker, "events": self.events, "clock": self.clock, **settings}
-        self.policy = Policy(ROW, **values)  # type: ignore[arg-type]
+        self.policy = RowPolicy(ROW, **values)  # type: ignore[arg-type]
 
     def outcomes(self) -> list[str]:
         return [event.outcome for event in self.seen if isinstance(event, CallFinished)]
@@ -166,7 +166,7 @@ async def test_an_answer_that_is_an_error_counts_as_success() -> None:
 async def test_a_timeout_is_a_failure_whatever_the_classifier_says() -> None:
     breaker = CircuitBreaker(failure_threshold=1, classify=lambda _error: Verdict.SUCCESS)
     clock = FakeClock()
-    policy = Policy(ROW, breaker=breaker, clock=clock)
+    policy = RowPolicy(ROW, breaker=breaker, clock=clock)
     call = asyncio.create_task(policy.serve(hang, Rung[object]("cache", cache)))
     await clock.advance(1.0)
     assert (await call).value == "copy"
@@ -304,7 +304,7 @@ async def test_without_time_left_nothing_is_called() -> None:
 async def test_waiting_for_the_bulkhead_is_within_the_limit() -> None:
     world = World()
     bulkhead = Bulkhead("d.db", 1, 5, clock=world.clock)
-    policy = Policy(ROW, breaker=world.breaker, events=world.events, bulkhead=bulkhead, clock=world.clock)
+    policy = RowPolicy(ROW, breaker=world.breaker, events=world.events, bulkhead=bulkhead, clock=world.clock)
 
     async def slow() -> str:
         await world.clock.sleep(0.6)
@@ -324,7 +324,7 @@ async def test_waiting_for_the_bulkhead_is_within_the_limit() -> None:
 async def test_a_slot_is_free_again_at_the_timeout() -> None:
     world = World()
     bulkhead = Bulkhead("d.db", 1, 0, clock=world.clock)
-    policy = Policy(ROW, breaker=world.breaker, bulkhead=bulkhead, clock=world.clock)
+    policy = RowPolicy(ROW, breaker=world.breaker, bulkhead=bulkhead, clock=world.clock)
     let_go = asyncio.Event()
 
     async def stubborn() -> None:
@@ -347,7 +347,7 @@ async def test_a_slot_is_free_again_at_the_timeout() -> None:
 async def test_an_open_circuit_rejects_without_queueing() -> None:
     world = World()
     bulkhead = Bulkhead("d.db", 1, 5, clock=world.clock)
-    policy = Policy(ROW, breaker=world.breaker, events=world.events, bulkhead=bulkhead, clock=world.clock)
+    policy = RowPolicy(ROW, breaker=world.breaker, events=world.events, bulkhead=bulkhead, clock=world.clock)
     await bulkhead.acquire()
     world.breaker.force_open()
     with pytest.raises(CircuitBreakerOpen):
@@ -439,7 +439,7 @@ async def test_serve_descends_after_a_timeout_and_a_full_bulkhead() -> None:
     assert (await call).value == "copy"
     full = Bulkhead("d.db", 1, 0, clock=world.clock)
     await full.acquire()
-    policy = Policy(ROW, breaker=world.breaker, bulkhead=full, clock=world.clock)
+    policy = RowPolicy(ROW, breaker=world.breaker, bulkhead=full, clock=world.clock)
     assert (await policy.serve(answer, CACHE)).value == "copy"
 
 
@@ -497,13 +497,13 @@ async def test_the_status_tells_the_whole_row() -> None:
 def test_it_can_be_printed() -> None:
     world = World(bulkhead=Bulkhead("d.db", 8, 64), retries=1)
     assert world.policy.describe() == (
-        "d.db: bulkhead 8 (+64 waiting) → hard timeout 1 s → circuit 3 failures / 60 s → retry 1 → call; "
+        "d.db: hard timeout 1 s → circuit 3 failures / 60 s → bulkhead 8 (+64 waiting) → retry 1 → call; "
         "fallback: cache → default"
     )
 
 
 async def test_a_row_alone_makes_a_policy() -> None:
-    policy = Policy(ROW)
+    policy = RowPolicy(ROW)
     assert await policy.call(answer) == "answer"
     assert policy.describe() == "d.db: hard timeout 1 s → circuit 3 failures / 60 s → call; fallback: cache → default"
 

@@ -10,10 +10,10 @@ from resilience import (
     CircuitBreakerOpen,
     CircuitState,
     FakeClock,
-    Policy,
     Priority,
     Prober,
     Row,
+    RowPolicy,
     current_deadline,
     deadline_scope,
 )
@@ -42,7 +42,7 @@ class World:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.policy = Policy(ROW, clock=self.clock)
+        self.policy = RowPolicy(ROW, clock=self.clock)
         self.mood = "up"
         self.probes = 0
         self.closed = 0
@@ -195,4 +195,4 @@ def test_a_bad_setting_fails_by_name(settings: dict[str, float]) -> None:
     async def probe() -> None: ...
 
     with pytest.raises(ValueError, match=next(iter(settings))):
-        Prober(Policy(ROW), probe, **settings)  # type: ignore[arg-type]
+        Prober(RowPolicy(ROW), probe, **settings)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from resilience.breaker import Verdict
 from resilience.clock import FakeClock
 from resilience.errors import CallTimeout, CircuitBreakerOpen
 from resilience.outcome import Degradation
-from resilience.policy import Policy
+from resilience.row_policy import RowPolicy
 from service_kit import errors, provenance
 from service_kit.errors import BY_REASON, TABLE, ErrorReason, error_fields, to_problem, translate
 from service_kit.rpc_client import is_dependency_failure
@@ -96,7 +96,7 @@ def test_translate(sample: Any) -> None:
     failed = translate(CallTimeout(row.id, 0.5), row)
     assert (failed.status, failed.message) == (503, row.user_text)
     assert dict(error_fields(failed)) == {"retry-after": "1", "x-retry-after": "1"}
-    policy = Policy(sample.ROW, clock=FakeClock())
+    policy = RowPolicy(sample.ROW, clock=FakeClock())
     policy.breaker.acquire().failure(OSError())
     policy.breaker.acquire().failure(OSError())
     gone = errors.DependencyUnavailable("transport", retry_after=1.0, answered=False)

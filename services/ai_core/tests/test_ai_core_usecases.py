@@ -20,7 +20,7 @@ from ai_core.model import (
 from ai_core.ports import ModelUnknown, ProviderBusy, ProviderFailed, StoreUnavailable
 from ai_core.usecases.agents import Agents
 from ai_core.usecases.chat import Chat, Provider
-from resilience import CircuitBreaker, CircuitBreakerOpen, CircuitState, FakeClock, Policy, Row
+from resilience import CircuitBreaker, CircuitBreakerOpen, CircuitState, FakeClock, Row, RowPolicy
 
 
 class MemoryAgents:
@@ -103,7 +103,7 @@ class World:
         provider = Provider(self.provider, self.providers, self.clock)
         self.chat = Chat(self.store, self.postgres, provider, "gpt-4", self.clock)
 
-    def _policy(self, row: Row) -> Policy:
+    def _policy(self, row: Row) -> RowPolicy:
         breaker = CircuitBreaker(
             row.id,
             failure_threshold=row.max_failures,
@@ -112,7 +112,7 @@ class World:
             classify=classify,
             clock=self.clock,
         )
-        return Policy(row, breaker=breaker, clock=self.clock)
+        return RowPolicy(row, breaker=breaker, clock=self.clock)
 
     async def agent(self, **fields: str) -> Agent:
         given = {"name": "Ada", "system_prompt": "Be brief.", "model": "", **fields}

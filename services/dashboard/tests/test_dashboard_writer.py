@@ -30,7 +30,7 @@ from resilience import (
     MemoryCache,
     Operation,
     OperationStatus,
-    Policy,
+    RowPolicy,
     Served,
     WriteRefused,
     Written,
@@ -47,7 +47,7 @@ class World:
         self.queue_is_away = False
         self.store = RedisQueueStore(client, "dashboard", limit=3, call=self._call)
         breaker = CircuitBreaker(POSTGRES.id, success_threshold=1, classify=postgres.classify)
-        self.policy = Policy(POSTGRES, breaker=breaker)
+        self.policy = RowPolicy(POSTGRES, breaker=breaker)
         self.users = PostgresUsers(database)
         settings = DrainSettings(interval=3600, retry_waits=(0.01,) * 3, contended_wait=0.01)
         self.drainer = Drainer(self.store, UserQueueTarget(database), call=self.policy.call, settings=settings)

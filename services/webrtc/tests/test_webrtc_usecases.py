@@ -7,7 +7,7 @@ import hmac
 import jwt
 import pytest
 
-from resilience import CircuitBreaker, FakeClock, Policy
+from resilience import CircuitBreaker, FakeClock, RowPolicy
 from webrtc.degradation import REDIS, classify
 from webrtc.model import Invalid, NotOwner, Room, RoomUnknown, place_of
 from webrtc.outbound.tokens import JwtSigner
@@ -51,7 +51,7 @@ def rooms(clock: FakeClock) -> Rooms:
     breaker = CircuitBreaker(
         REDIS.id, failure_threshold=3, recovery_timeout=30, success_threshold=1, classify=classify, clock=clock
     )
-    policy = Policy(REDIS, breaker=breaker, clock=clock)
+    policy = RowPolicy(REDIS, breaker=breaker, clock=clock)
     ice = IceServers(STUN, TURN, "turn-secret", 3600, clock)
     return Rooms(MemoryRooms(), policy, JwtSigner(SECRET), ice, "ws://here/ws", clock)
 

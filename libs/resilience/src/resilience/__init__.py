@@ -31,6 +31,7 @@ from resilience.errors import (
     BulkheadFull,
     CallTimeout,
     CircuitBreakerOpen,
+    CircuitHeldOpen,
     MalformedOperation,
     QueueError,
     QueueFull,
@@ -61,6 +62,7 @@ from resilience.queue import (
     TargetSession,
 )
 from resilience.retry import RetrySchedule, retry
+from resilience.row_policy import RowPolicy
 from resilience.writer import Accepted, DurableWriter, WriteRefused, Written
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "CallTimeout",
     "CircuitBreaker",
     "CircuitBreakerOpen",
+    "CircuitHeldOpen",
     "CircuitState",
     "Classify",
     "Clock",
@@ -116,6 +119,7 @@ __all__ = [
     "Result",
     "RetrySchedule",
     "Row",
+    "RowPolicy",
     "RowStatus",
     "Rung",
     "RungOutcome",

@@ -79,6 +79,10 @@ class _FakeTimer:
     def cancel(self) -> None:
         self.cancelled = True
 
+    @property
+    def idle(self) -> bool:
+        return bool(getattr(getattr(self.callback, "__self__", None), "idle", False))
+
 
 @final
 class FakeClock:
@@ -129,8 +133,11 @@ class FakeClock:
 
     @property
     def pending(self) -> int:
-        """Timers and sleepers still waiting: a test asserts 0 to show that nothing was left behind."""
-        return sum(not timer.cancelled for _, _, timer in self._timers)
+        """Timers and sleepers still waiting: a test asserts 0 to show that nothing was left behind.
+
+        A shared timer that waits for nobody any more (its owner is `idle`) is not counted.
+        """
+        return sum(not timer.cancelled and not timer.idle for _, _, timer in self._timers)
 
     def move(self, seconds: float) -> None:
         """Move time and fire what is due, without giving the event loop a turn."""

@@ -1,7 +1,8 @@
 """The errors of this library, named after what happened.
 
     ResilienceError
-    ├── CircuitBreakerOpen      rejected without a call: the circuit is open, half-open and busy, or held open
+    ├── CircuitBreakerOpen      rejected without a call: the circuit is open, or half-open and busy
+    │   └── CircuitHeldOpen     rejected without a call: an operator holds the circuit open
     ├── CallTimeout             no answer within the limit (also a TimeoutError)
     ├── BulkheadFull            rejected without a call: too many callers already
     ├── RateLimited             rejected without a call: too many calls in too short a time
@@ -25,30 +26,40 @@ class ResilienceError(Exception):
 class CircuitBreakerOpen(ResilienceError):
     """The call was rejected without being made.
 
-    `retry_after` is the real time in seconds until the next trial may happen: 0 while a trial is running,
-    `None` while an operator holds the circuit open (`held`), because no time will end that.
-    `last_cause` is the failure that opened the circuit, when there was one.
+    Made with `name`, `retry_after` and `last_cause`, which are kept in `args` alone: a rejection has to be cheap.
     """
 
-    def __init__(
-        self,
-        name: str,
-        retry_after: float | None = None,
-        last_cause: BaseException | None = None,
-        held: bool = False,
-    ) -> None:
-        super().__init__(name, retry_after, last_cause, held)
-        self.name = name
-        self.retry_after = retry_after
-        self.last_cause = last_cause
-        self.held = held
+    held = False
+    """Whether an operator holds the circuit open, so that no time will end it."""
+
+    @property
+    def name(self) -> str:
+        """The circuit's name."""
+        return str(self.args[0]) if self.args else ""
+
+    @property
+    def retry_after(self) -> float | None:
+        """The real time in seconds until the next trial may happen: 0 while a trial is running, `None` when held."""
+        return self.args[1] if len(self.args) > 1 else None
+
+    @property
+    def last_cause(self) -> BaseException | None:
+        """The failure that opened the circuit, when there was one."""
+        return self.args[2] if len(self.args) > 2 else None
 
     def __str__(self) -> str:
-        if self.held:
-            return f"circuit {self.name!r} is held open by an operator"
         if self.retry_after is None:
             return f"circuit {self.name!r} is open"
         return f"circuit {self.name!r} is open, next trial in {self.retry_after:.1f} s"
+
+
+class CircuitHeldOpen(CircuitBreakerOpen):
+    """An operator holds the circuit open; `retry_after` is `None`."""
+
+    held = True
+
+    def __str__(self) -> str:
+        return f"circuit {self.name!r} is held open by an operator"
 
 
 class CallTimeout(ResilienceError, TimeoutError):

@@ -5,15 +5,13 @@ application code never touches a header and can never forget one.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
 
 
-@dataclass(frozen=True, slots=True)
-class Degradation:
+class Degradation(NamedTuple):
     """One fallback that took part in an answer.
 
     `circuit` is written as in headers: "open", "half-open" or "closed". `retry_after` is in seconds.
@@ -25,17 +23,25 @@ class Degradation:
     retry_after: float | None = None
 
 
-@dataclass(frozen=True)  # no slots: a generic class with both cannot be made as Served[X](...) on Python 3.11
 class Served(Generic[T_co]):
-    """A value and its provenance.
+    """A value and its provenance; not to be changed once made.
 
     `as_of` (Unix seconds) is set when it is a copy; `pending` when it already shows queued writes.
     """
 
-    value: T_co
-    degradations: tuple[Degradation, ...] = ()
-    as_of: float | None = None
-    pending: bool = False
+    __slots__ = ("as_of", "degradations", "pending", "value")
+
+    def __init__(
+        self,
+        value: T_co,
+        degradations: tuple[Degradation, ...] = (),
+        as_of: float | None = None,
+        pending: bool = False,
+    ) -> None:
+        self.value = value
+        self.degradations = degradations
+        self.as_of = as_of
+        self.pending = pending
 
     @property
     def degraded(self) -> bool:
@@ -49,4 +55,16 @@ class Served(Generic[T_co]):
     def also(self, *degradations: Degradation) -> "Served[T_co]":
         """The same value, with further fallbacks that took part; repeated ones are named once."""
         merged = tuple(dict.fromkeys((*self.degradations, *degradations)))
-        return replace(self, degradations=merged)
+        return Served(self.value, merged, self.as_of, self.pending)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Served):
+            return NotImplemented
+        mine, others = (self.degradations, self.as_of, self.pending), (other.degradations, other.as_of, other.pending)
+        return mine == others and bool(self.value == other.value)
+
+    def __hash__(self) -> int:
+        return hash((self.value, self.degradations, self.as_of, self.pending))
+
+    def __repr__(self) -> str:
+        return f"Served({self.value!r}, {self.degradations!r}, as_of={self.as_of!r}, pending={self.pending!r})"

@@ -1,289 +1,463 @@
-"""One object per row of the matrix: everything that happens around a call to that dependency, in one fixed order.
+"""Everything that happens around a call, in one object and one fixed order:
 
-    bulkhead → hard timeout (the wait for the bulkhead included) → circuit → retry → call
+    limiter → total deadline → retry → hedge → attempt timeout → circuit → bulkhead → call;   the fallback around it all
 
-with the fallback ladder around it all.
+The attempt timeout includes the wait for the bulkhead, an open circuit rejects before anybody queues, and every attempt
+counts for the circuit. Each part may be left out, and each works by itself as well.
 
-Built once when the service is wired, and cheap per call: no layers of wrappers, one task, one future and one timer.
+Built once and cheap per call: while all is well the parts are stepped through in one flat coroutine instead of one
+around the other. Whatever is unusual (a trial, a queue, little time left, a hard limit) goes by the parts' own methods.
 """
 
+import math
+from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from types import CoroutineType
+from typing import Any, Final, Protocol, TypeVar, overload
 
-from resilience.breaker import CircuitBreaker, Transition, Verdict
+from resilience.breaker import CircuitBreaker, Transition, Verdict, default_classify
 from resilience.bulkhead import Bulkhead
-from resilience.circuit import CircuitState
 from resilience.clock import SYSTEM_CLOCK, Clock
-from resilience.deadline import AbandonedTasks, current_deadline, hard_timeout
+from resilience.deadline import AbandonedTasks, current_deadline, deadline_scope, hard_timeout
 from resilience.errors import BulkheadFull, CallTimeout, CircuitBreakerOpen
-from resilience.events import CallFinished, CallOutcome, Events, FallbackUsed, Transitioned
-from resilience.fallback import Rung, RungOutcome, descend
-from resilience.matrix import Row
-from resilience.modes import RowStatus
-from resilience.outcome import Degradation, Served
+from resilience.events import CallFinished, CallOutcome, Events, Transitioned
+from resilience.fallback import Fallback
+from resilience.forms import Guard, is_awaitable
+from resilience.retry import Retry, RetryRun
+from resilience.timeout import Block, Note, Timeout, current_task, overdue
 
 T = TypeVar("T")
+Arguments = tuple[Any, ...]
+Named = dict[str, Any]
 
 FAIR_SHARE: Final = 0.5
-"""A call that ran out of time is held against the dependency only if it had at least this share of the row's own
+"""A call that ran out of time is held against the dependency only if it had at least this share of the attempt's own
 limit. One that was left with scraps, because another dependency had used up the caller's time, proves nothing."""
-
-FAILING_SECONDS: Final = 5.0
-"""How long a ladder that could not serve counts as failing: long enough that the mode does not flap per request."""
 
 _NOT_TRIED = (CircuitBreakerOpen, BulkheadFull)
 _OWN_FAILURES = (CircuitBreakerOpen, BulkheadFull, CallTimeout)
 
 
-def never(_error: Exception) -> bool:
-    """Retry nothing."""
-    return False
+class Limiter(Protocol):
+    """What a policy needs of a rate limiter; `RateLimiter` is one."""
+
+    async def wait(self, cost: int = 1) -> object:
+        """Return when the call may be made. Raises RateLimited."""
+        ...
+
+    def acquire(self, cost: int = 1) -> object:
+        """The same without waiting. Raises RateLimited."""
+        ...
 
 
-class Policy:
-    """Guards the calls of one row.
+class Hedger(Protocol):
+    """What a policy needs of a hedge; `Hedge` is one."""
+
+    async def call(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call `func`, and again where that may help."""
+        ...
+
+
+class Policy(Guard):
+    """Guards the calls of one operation: `await policy.call(fn, *args)`, `policy.call_sync(fn, *args)` or `@policy`.
 
     Args:
-        row: what is promised.
-        breaker: the row's circuit; it also classifies errors. Made from the row if not given.
-        events: told of every call, transition and fallback.
-        timeout: seconds for one call in all; the row's own if not given. The caller's deadline can shorten it.
-        bulkhead: bounds concurrent calls; given back at the timeout, even if the abandoned call still cleans up.
-        retries: further attempts after an error matched by `retry_on`, at once and within the same limit. Meant
-            for a stale pooled connection; the circuit sees one result per `call`, not one per attempt.
-        max_abandoned: calls that may still be cleaning up after their timeout before new ones are refused.
+        name: used in errors and events.
+        timeout: seconds for one attempt, or a `Timeout`; the caller's deadline can shorten it.
+        total: seconds for the call in all, waits included; passed on to what is called, as its deadline.
+        retry: which failures are tried again, and when.
+        hedge: a second attempt when the first is slow.
+        breaker: the circuit; it also classifies errors.
+        bulkhead: bounds concurrent attempts.
+        limiter: bounds the rate of calls.
+        fallback: serves when all that failed.
+        events: told of every attempt, and of the circuit's transitions.
+        hard: attempts end at their limit even if the call's clean-up hangs (see `deadline.py`).
+        max_abandoned: hard calls that may still be cleaning up before new ones are refused.
+
+    Raises:
+        ValueError: a setting is out of range; the text names it.
     """
 
     __slots__ = (
         "_abandoned",
-        "_bulkhead",
         "_clock",
         "_events",
-        "_failing_at",
-        "_fallback",
-        "_retries",
-        "_retry_on",
+        "_inner",
+        "_limit",
+        "_monotonic",
+        "_needs",
+        "_step_by_step",
         "breaker",
-        "last_latency",
-        "row",
-        "timeout",
+        "bulkhead",
+        "fallback",
+        "hard",
+        "hedge",
+        "limiter",
+        "name",
+        "retry",
+        "total",
     )
 
     def __init__(
         self,
-        row: Row,
+        name: str = "",
         *,
+        timeout: float | Timeout | None = None,
+        total: float | None = None,
+        retry: Retry | None = None,
+        hedge: Hedger | None = None,
         breaker: CircuitBreaker | None = None,
-        events: Events | None = None,
-        timeout: float | None = None,
         bulkhead: Bulkhead | None = None,
-        retries: int = 0,
-        retry_on: Callable[[Exception], bool] = never,
-        clock: Clock = SYSTEM_CLOCK,
+        limiter: Limiter | None = None,
+        fallback: Fallback | None = None,
+        events: Events | None = None,
+        hard: bool = False,
         max_abandoned: int = 100,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.row = row
-        self.breaker = _breaker_of(row, clock) if breaker is None else breaker
-        self.timeout = row.call_timeout if timeout is None else timeout
-        self.last_latency: float | None = None
-        """Seconds that the latest answered call took."""
+        if total is not None and not total > 0:
+            raise ValueError(f"total must be a positive number of seconds, not {total!r}")
+        self.name = name
+        self.total = total
+        self.retry = retry
+        self.hedge = hedge
+        self.breaker = breaker
+        self.bulkhead = bulkhead
+        self.limiter = limiter
+        self.fallback = fallback
         self._events = Events() if events is None else events
-        self._bulkhead = bulkhead
-        self._retries = retries
-        self._retry_on = retry_on
         self._clock = clock
+        self._monotonic = clock.monotonic
+        self._limit = Timeout(timeout, name=name, clock=clock) if isinstance(timeout, int | float) else timeout
+        self._needs = math.inf if self._limit is None else self._limit.seconds  # less time than that is unusual
+        self.hard = hard or (self._limit is not None and self._limit.hard)
+        self._step_by_step = self.hard or hedge is not None
         self._abandoned = AbandonedTasks(max_abandoned)
-        self._fallback = ""
-        self._failing_at: float | None = None
-        self.breaker.subscribe(self._on_transition)
+        self._inner: Policy | None = None
+        if limiter is not None or total is not None:
+            self._inner = Policy(
+                name,
+                timeout=self._limit,
+                retry=retry,
+                hedge=hedge,
+                breaker=breaker,
+                bulkhead=bulkhead,
+                events=events,
+                hard=hard,
+                max_abandoned=max_abandoned,
+                clock=clock,
+            )
+        elif breaker is not None:
+            breaker.subscribe(self._on_transition)
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds for one attempt."""
+        return None if self._limit is None else self._limit.seconds
 
     # -- calls
 
-    async def call(self, fn: Callable[[], Awaitable[T]]) -> T:
-        """Call `fn` if the circuit allows it, for as long as the row and the caller allow.
+    @overload
+    async def call(self, func: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T: ...
+    @overload
+    async def call(self, func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T: ...
+    async def call(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call `func`, sync or async, under the whole policy.
 
         Raises:
-            CircuitBreakerOpen: not called; the circuit is open.
-            BulkheadFull: not called; too many callers.
+            RateLimited, BulkheadFull, CircuitBreakerOpen: not called.
             CallTimeout: no answer in time, or no time was left to begin with.
-            BaseException: whatever `fn` raises, unchanged.
+            BaseException: whatever `func` raises, unchanged; of several attempts, the last.
         """
-        started = self._clock.monotonic()
-        limit = self.timeout
+        if self._inner is not None:
+            return await self._shaped(self._inner, func, args, kwargs)
+        now = started = self._monotonic()
         deadline = current_deadline()
-        if deadline is not None and deadline.at - started < limit:
-            limit = deadline.at - started
-        if self._bulkhead is None:
-            return await self._guarded(fn, started, limit)
-        return await self._in_bulkhead(self._bulkhead, fn, started, limit)
+        at = math.inf if deadline is None else deadline.at
+        breaker, bulkhead, retry = self.breaker, self.bulkhead, self.retry
+        if retry is not None and retry.budget is not None:
+            retry.budget.deposit()
+        run: RetryRun | None = None
+        while True:
+            try:
+                door = 0 if breaker is None else breaker._circuit.door
+                if (
+                    door < 0
+                    or at - now < self._needs
+                    or self._step_by_step
+                    or (bulkhead is not None and not bulkhead.try_acquire())
+                ):
+                    result = await self._attempt(func, args, kwargs, now, at)
+                else:  # all is well: the parts' own steps, without the parts' own coroutines
+                    note: Note | None = None
+                    if breaker is not None:
+                        breaker._started += 1
+                    try:
+                        if self._limit is not None:
+                            loop = get_running_loop()
+                            shared = self._limit._shared
+                            if shared.loop is not loop:
+                                shared = self._limit._on(loop)
+                            if shared.timer is None:
+                                shared.watch()
+                            task: Any = current_task(loop)
+                            note = [task, now + shared.limit, task.cancelling(), False]
+                            shared.last = key = shared.last + 1
+                            shared.notes[key] = note
+                        result = func(*args, **kwargs) if kwargs else func(*args) if args else func()
+                        if type(result) is CoroutineType or is_awaitable(result):
+                            result = await result
+                    except BaseException as error:
+                        if note is not None:
+                            if not note[3]:
+                                del shared.notes[key]
+                            elif overdue(note, error):
+                                late = CallTimeout(self.name, shared.limit)
+                                self._failed(door, now, late)
+                                raise late from error
+                        self._failed(door, now, error)
+                        raise
+                    finally:
+                        if bulkhead is not None:
+                            bulkhead.release()
+                    if note is not None:
+                        if note[3]:
+                            overdue(note)  # it had an answer all the same
+                        else:
+                            del shared.notes[key]
+                    if breaker is not None:
+                        breaker._returned(door, now, result)
+                    if self._events:
+                        self._finished("success", now)
+                if retry is None or retry._retry_result is None or not retry._unwanted(result):
+                    return result
+                if run is None:
+                    run = retry.begin(started)
+                wait = retry.next_wait(run, None, self._monotonic(), None if at == math.inf else at)
+                if wait is None:
+                    return result
+            except Exception as error:
+                wait = None
+                if retry is not None:
+                    if run is None:
+                        run = retry.begin(started)
+                    wait = retry.next_wait(run, error, self._monotonic(), None if at == math.inf else at)
+                if wait is None:
+                    fallback = self.fallback
+                    if fallback is None or not fallback.handles(error):
+                        raise
+                    return await fallback.recover(error)
+            await self._clock.sleep(wait)
+            now = self._monotonic()
 
-    async def serve(self, fn: Callable[[], Awaitable[Served[T] | T]], *rungs: Rung[T]) -> Served[T]:
-        """`call`, and if the dependency fails, the first rung of the ladder that has something to serve.
-
-        An error that the caller caused (the breaker's verdict on it is SUCCESS: the dependency answered) is raised
-        untouched, and no rung is tried.
+    def call_sync(self, func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """`call` for code without an event loop. Waits block the thread; with a timeout, `func` runs in another one.
 
         Raises:
-            Exception: the original failure, with a note per rung, when no rung could serve.
+            RateLimited, BulkheadFull, CircuitBreakerOpen: not called.
+            CallTimeout: no answer in time; `func` may still be running.
+            TypeError: the policy hedges, which needs an event loop.
+            BaseException: whatever `func` raises, unchanged; of several attempts, the last.
         """
+        if self.hedge is not None:
+            raise TypeError("hedging needs an event loop: use `await policy.call(...)`")
+        if self._inner is not None:
+            return self._shaped_sync(self._inner, func, args, kwargs)
         try:
-            value = await self.call(fn)
+            if self.retry is None:
+                return self._attempt_sync(func, args, kwargs)
+            return self.retry.call_sync(self._attempt_sync, func, args, kwargs)
         except Exception as failure:
-            if self._is_answer(failure):
+            if self.fallback is None or not self.fallback.handles(failure):
                 raise
-            return await self._descend(failure, rungs)
-        return value if isinstance(value, Served) else Served(value)
+            value: T = self.fallback.recover_sync(failure)
+            return value
 
     # -- watching
 
     @property
-    def fallback_in_use(self) -> str:
-        """The fallback that served last while the circuit is not closed; "" when it is closed."""
-        return "" if self.breaker.state is CircuitState.CLOSED else self._fallback
-
-    @property
     def abandoned(self) -> int:
-        """Timed-out calls that have not finished their clean-up."""
+        """Timed-out hard calls that have not finished their clean-up."""
         return len(self._abandoned)
-
-    def degradation(self, fallback: str) -> Degradation:
-        """The mark of an answer served by `fallback` now; a retry makes sense at the next probe at the latest."""
-        breaker = self.breaker
-        wait = breaker.retry_after()
-        if wait is None and not breaker.held:
-            wait = self.row.probe_interval
-        return Degradation(self.row.id, fallback, breaker.state.header, wait)
-
-    def status(self) -> RowStatus:
-        """The row at this moment."""
-        snapshot = self.breaker.snapshot()
-        return RowStatus(
-            row=self.row.id,
-            label=self.row.label,
-            dependency=self.row.dependency,
-            priority=self.row.priority,
-            circuit=snapshot.state,
-            failures=snapshot.failures,
-            state_seconds=snapshot.state_seconds,
-            retry_after=snapshot.retry_after,
-            last_error=snapshot.last_error,
-            held=snapshot.held,
-            last_latency=self.last_latency,
-            fallback=self.fallback_in_use,
-            fallback_failing=self._fallback_failing(),
-        )
 
     def describe(self) -> str:
         """The order of everything around a call, in one line."""
-        bulkhead = self._bulkhead
         steps = [
-            f"bulkhead {bulkhead.limit} (+{bulkhead.max_waiting} waiting)" if bulkhead else "",
-            f"hard timeout {self.timeout:g} s",
-            f"circuit {self.breaker.failure_threshold} failures / {self.breaker.recovery_timeout:g} s",
-            f"retry {self._retries}" if self._retries else "",
+            f"limiter {getattr(self.limiter, 'name', '')}".rstrip() if self.limiter else "",
+            f"total {self.total:g} s" if self.total else "",
+            f"retry up to {self.retry.max_attempts} attempts" if self.retry else "",
+            "hedge" if self.hedge else "",
+            f"{'hard ' if self.hard else ''}timeout {self._limit.seconds:g} s" if self._limit else "",
+            f"circuit {_rules(self.breaker)}" if self.breaker else "",
+            f"bulkhead {self.bulkhead.limit} (+{self.bulkhead.max_waiting} waiting)" if self.bulkhead else "",
             "call",
         ]
-        ladder = " → ".join(self.row.fallbacks) or "none"
-        return f"{self.row.id}: {' → '.join(step for step in steps if step)}; fallback: {ladder}"
+        ladder = " → ".join(rung.name for rung in self.fallback.rungs) if self.fallback else "none"
+        return f"{self.name}: {' → '.join(step for step in steps if step)}; fallback: {ladder}"
 
-    # -- inside
+    # -- the parts, one around the other
 
-    async def _in_bulkhead(self, bulkhead: Bulkhead, fn: Callable[[], Awaitable[T]], started: float, limit: float) -> T:
+    async def _shaped(self, inner: "Policy", func: Callable[..., Any], args: Arguments, kwargs: Named) -> Any:
+        """What happens once per call: the total deadline, and the limiter within it; then the attempts."""
         try:
-            self.breaker.check()  # an open circuit rejects at once: nobody queues for nothing
-            await bulkhead.acquire(limit)
+            if self.total is None:
+                return await self._limited(inner, func, args, kwargs)
+            with deadline_scope(self.total, clock=self._clock):
+                return await self._limited(inner, func, args, kwargs)
+        except Exception as failure:
+            if self.fallback is None or not self.fallback.handles(failure):
+                raise
+            return await self.fallback.recover(failure)
+
+    async def _limited(self, inner: "Policy", func: Callable[..., Any], args: Arguments, kwargs: Named) -> Any:
+        if self.limiter is not None:
+            await self.limiter.wait()
+        return await inner.call(func, *args, **kwargs)
+
+    def _shaped_sync(self, inner: "Policy", func: Callable[..., T], args: Arguments, kwargs: Named) -> T:
+        try:
+            with deadline_scope(math.inf if self.total is None else self.total, clock=self._clock):
+                if self.limiter is not None:
+                    self.limiter.acquire()
+                return inner.call_sync(func, *args, **kwargs)
+        except Exception as failure:
+            if self.fallback is None or not self.fallback.handles(failure):
+                raise
+            value: T = self.fallback.recover_sync(failure)
+            return value
+
+    async def _attempt(
+        self, func: Callable[..., Any], args: Arguments, kwargs: Named, started: float, at: float
+    ) -> Any:
+        """One attempt that began at `started` and must end at `at`, by the parts' own methods."""
+        if self.hedge is not None:
+            return await self.hedge.call(self._guarded, func, args, kwargs, started, at)
+        return await self._guarded(func, args, kwargs, started, at)
+
+    async def _guarded(
+        self, func: Callable[..., Any], args: Arguments, kwargs: Named, started: float, at: float
+    ) -> Any:
+        bulkhead, limit = self.bulkhead, min(self._needs, at - started)
+        try:
+            self._begin(limit)
+            if bulkhead is not None:
+                await bulkhead.acquire(None if limit == math.inf else limit)
         except _OWN_FAILURES as error:
-            self._finished("rejected" if isinstance(error, _NOT_TRIED) else "timeout", started)
+            self._refused(error, started, waited=limit > 0)
             raise
+        if bulkhead is None:
+            return await self._tried(func, args, kwargs, started, limit)
         try:
-            return await self._guarded(fn, started, limit - (self._clock.monotonic() - started))
+            return await self._tried(func, args, kwargs, started, limit - (self._monotonic() - started))
         finally:
             bulkhead.release()
 
-    async def _guarded(self, fn: Callable[[], Awaitable[T]], started: float, limit: float) -> T:
+    async def _tried(
+        self, func: Callable[..., Any], args: Arguments, kwargs: Named, started: float, limit: float
+    ) -> Any:
+        breaker = self.breaker
         try:
             if limit <= 0:
-                raise CallTimeout(self.row.id, 0.0)
-            if self._abandoned.full:
-                raise BulkheadFull(self.row.id)
-            permit = self.breaker.acquire()
+                raise CallTimeout(self.name, 0.0)
+            permit = None if breaker is None else breaker.acquire()
         except _OWN_FAILURES as error:
-            self._finished("rejected" if isinstance(error, _NOT_TRIED) else "neutral", started)
+            self._refused(error, started, waited=False)
             raise
         try:
-            value = await hard_timeout(
-                self._attempts(fn) if self._retries else fn(),
-                limit,
-                name=self.row.id,
-                clock=self._clock,
-                abandoned=self._abandoned,
-            )
+            result = await self._timed(func, args, kwargs, limit)
         except BaseException as error:
-            if self._cut_short(started, limit) or isinstance(error, BulkheadFull):
-                verdict = Verdict.NEUTRAL
-                permit.neutral()
-            elif isinstance(error, CallTimeout):
-                verdict = Verdict.FAILURE
-                permit.failure(error)
-            else:
-                verdict = self.breaker.settle(permit, error)
+            verdict = self._verdict(error, started, limit)
+            if permit is not None:
+                permit.settle(error, verdict)
             self._finished("timeout" if isinstance(error, CallTimeout) else verdict.value, started)
             raise
-        permit.success()
+        if permit is not None:
+            permit.returned(result)
         self._finished("success", started)
-        return value
+        return result
 
-    async def _attempts(self, fn: Callable[[], Awaitable[T]]) -> T:
-        for _ in range(self._retries):
-            try:
-                return await fn()
-            except Exception as error:
-                if not self._retry_on(error):
-                    raise
-        return await fn()
+    async def _timed(self, func: Callable[..., Any], args: Arguments, kwargs: Named, limit: float) -> Any:
+        result = func(*args, **kwargs)
+        if not is_awaitable(result):
+            return result
+        if self.hard:
+            return await hard_timeout(result, limit, name=self.name, clock=self._clock, abandoned=self._abandoned)
+        if limit == math.inf:
+            return await result
+        async with Block(self.name, limit, self._clock):
+            return await result
+
+    def _attempt_sync(self, func: Callable[..., T], args: Arguments, kwargs: Named) -> T:
+        started, deadline = self._monotonic(), current_deadline()
+        limit = self._needs if deadline is None else min(self._needs, deadline.at - started)
+        self._begin(limit)
+        if self.bulkhead is not None:
+            return self.bulkhead.call_sync(self._tried_sync, func, args, kwargs, limit)
+        return self._tried_sync(func, args, kwargs, limit)
+
+    def _tried_sync(self, func: Callable[..., T], args: Arguments, kwargs: Named, limit: float) -> T:
+        timed = Timeout(limit, name=self.name, clock=self._clock) if self._limit is not None else None
+        breaker = self.breaker
+        if timed is None:
+            return func(*args, **kwargs) if breaker is None else breaker.call_sync(func, *args, **kwargs)
+        if breaker is None:
+            return timed.call_sync(func, *args, **kwargs)
+        return breaker.call_sync(timed.call_sync, func, *args, **kwargs)
+
+    # -- inside
+
+    def _begin(self, limit: float) -> None:
+        """Whether an attempt makes sense at all. Raises CallTimeout, BulkheadFull, CircuitBreakerOpen."""
+        if limit <= 0:
+            raise CallTimeout(self.name, 0.0)
+        if self._abandoned.full:
+            raise BulkheadFull(self.name)
+        if self.breaker is not None:
+            self.breaker.check()
+
+    def _refused(self, error: Exception, started: float, *, waited: bool) -> None:
+        if isinstance(error, _NOT_TRIED):
+            self._finished("rejected", started)
+        else:
+            self._finished("timeout" if waited else "neutral", started)
+
+    def _failed(self, door: int, began: float, error: BaseException) -> None:
+        """An attempt on the flat way, which had its whole limit, raised `error`."""
+        verdict = self._verdict(error, began, math.inf)
+        if self.breaker is not None:
+            self.breaker._settled(door, began, verdict, error)
+        self._finished("timeout" if isinstance(error, CallTimeout) else verdict.value, began)
+
+    def _verdict(self, error: BaseException, started: float, limit: float) -> Verdict:
+        if self._cut_short(started, limit) or isinstance(error, BulkheadFull):
+            return Verdict.NEUTRAL
+        if isinstance(error, CallTimeout):
+            return Verdict.FAILURE
+        return default_classify(error) if self.breaker is None else self.breaker.verdict(error)
 
     def _cut_short(self, started: float, limit: float) -> bool:
-        return limit < self.timeout * FAIR_SHARE and self._clock.monotonic() - started >= limit
-
-    def _is_answer(self, error: Exception) -> bool:
-        return not isinstance(error, _OWN_FAILURES) and self.breaker.verdict(error) is Verdict.SUCCESS
-
-    async def _descend(self, failure: Exception, rungs: tuple[Rung[T], ...]) -> Served[T]:
-        failed = False
-
-        def tried(name: str, outcome: RungOutcome) -> None:
-            nonlocal failed
-            failed = failed or outcome == "failure"
-            if outcome == "success":
-                self._fallback = name
-            self._events.emit(FallbackUsed(self.row.id, name, outcome))
-
-        try:
-            return await descend(failure, rungs, degradation=self.degradation, tried=tried)
-        except Exception as error:
-            if failed and error is failure:
-                self._failing_at = self._clock.monotonic()
-            raise
-
-    def _fallback_failing(self) -> bool:
-        at = self._failing_at
-        return at is not None and self._clock.monotonic() - at < FAILING_SECONDS
+        return limit < self._needs * FAIR_SHARE and self._monotonic() - started >= limit
 
     def _finished(self, outcome: CallOutcome, started: float) -> None:
-        seconds = self._clock.monotonic() - started
-        if outcome == "success":
-            self.last_latency = seconds
         if self._events:
-            self._events.emit(CallFinished(self.row.id, self.row.dependency, outcome, seconds))
+            self._events.emit(CallFinished(self.name, self._dependency, outcome, self._monotonic() - started))
+
+    @property
+    def _dependency(self) -> str:
+        return self.name
 
     def _on_transition(self, transition: Transition) -> None:
-        if transition.new is CircuitState.CLOSED:
-            self._fallback = ""
-            self._failing_at = None
-        self._events.emit(Transitioned(self.row.id, self.row.dependency, transition))
+        self._events.emit(Transitioned(self.name, self._dependency, transition))
 
 
-def _breaker_of(row: Row, clock: Clock) -> CircuitBreaker:
-    return CircuitBreaker(
-        row.id, failure_threshold=row.max_failures, recovery_timeout=row.open_seconds, success_threshold=1, clock=clock
-    )
+def _rules(breaker: CircuitBreaker) -> str:
+    settings = breaker.settings
+    rules = [
+        f"{settings.failure_threshold} failures" if settings.failure_threshold else "",
+        f"{settings.failure_rate:.0%} failing" if settings.failure_rate else "",
+        f"{settings.slow_rate:.0%} over {settings.slow_call_seconds:g} s" if settings.slow_rate else "",
+    ]
+    open_time = settings.recovery_timeout
+    shown = "growing" if callable(open_time) else f"{open_time:g} s"
+    return f"{' or '.join(rule for rule in rules if rule)} / {shown}"

@@ -13,7 +13,7 @@ from resilience.breaker import Transition
 from resilience.circuit import CircuitState
 from resilience.clock import SYSTEM_CLOCK, Clock
 from resilience.deadline import AbandonedTasks, hard_timeout, without_deadline
-from resilience.policy import Policy
+from resilience.row_policy import RowPolicy
 
 PROBE_TIMEOUT = 1.0
 
@@ -30,7 +30,7 @@ class Prober:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: RowPolicy,
         probe: Callable[[], Awaitable[object]],
         *,
         interval: float = 1.0,

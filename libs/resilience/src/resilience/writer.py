@@ -17,8 +17,16 @@ from resilience.clock import SYSTEM_CLOCK, Clock
 from resilience.errors import QueueError, QueueFull, QueueUnavailable, ResilienceError
 from resilience.fallback import Rung
 from resilience.outcome import Served
-from resilience.policy import Policy
-from resilience.queue import Drainer, Operation, OperationRecord, OperationStatus, QueueStats, QueueStore
+from resilience.queue import (
+    Drainer,
+    Operation,
+    OperationRecord,
+    OperationStatus,
+    QueueStats,
+    QueueStore,
+    QueueUnanswered,
+)
+from resilience.row_policy import RowPolicy
 
 T = TypeVar("T")
 
@@ -38,12 +46,17 @@ class Accepted:
 
 
 class WriteRefused(ResilienceError):
-    """Neither the database nor the queue took the write; ``full`` when the queue had no room, ``retry_after`` in s."""
+    """Neither the database nor the queue took the write; ``full`` when the queue had no room, ``retry_after`` in s.
 
-    def __init__(self, *, full: bool, retry_after: float) -> None:
-        super().__init__("the write was not accepted")
+    ``certain``: it will never take effect. Otherwise the database or the queue was sent it and has not answered, so it
+    may take effect yet, once: its author should be told that, and may repeat it under the same id.
+    """
+
+    def __init__(self, *, full: bool, retry_after: float, certain: bool = True) -> None:
+        super().__init__("the write was not accepted" if certain else "the write was not answered")
         self.full = full
         self.retry_after = retry_after
+        self.certain = certain
 
 
 _UNSETTLED = (OperationStatus.QUEUED, OperationStatus.APPLYING)
@@ -58,7 +71,7 @@ class DurableWriter:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: RowPolicy,
         store: QueueStore,
         drainer: Drainer,
         *,
@@ -80,7 +93,10 @@ class DurableWriter:
         """Applies the operation with ``direct`` or queues it.
 
         ``direct(unordered)`` runs one transaction; ``unordered`` is True when the queue could not be asked about older
-        writes. Errors that are answers of the target are raised as they are. Raises WriteRefused: nothing was accepted.
+        writes; it is stamped with the time of this call, not of its arrival, as one that is late must not pass for newer
+        than what was accepted meanwhile. Errors that are answers of the target are raised as they are.
+
+        Raises WriteRefused: nothing was accepted, or (not ``certain``) nobody answered.
         """
         unordered = False
         try:
@@ -91,9 +107,16 @@ class DurableWriter:
             return await self._behind(operation)
 
         refused: QueueError | None = None
+        unanswered = False
 
         async def attempt() -> Written[T] | Accepted:
-            return Written(await direct(unordered))
+            nonlocal unanswered
+            before, unanswered = unanswered, True
+            try:
+                return Written(await direct(unordered))
+            except ConnectionRefusedError:  # it has not even been sent
+                unanswered = before
+                raise
 
         async def enqueue(_: BaseException) -> Written[T] | Accepted:
             nonlocal refused
@@ -108,10 +131,14 @@ class DurableWriter:
         except Exception as failure:
             if refused is None:
                 raise
-            raise WriteRefused(full=isinstance(refused, QueueFull), retry_after=self._wait()) from failure
+            raise self._refusal(refused, certain=not unanswered) from failure
 
-    def _wait(self) -> float:
-        return self._policy.degradation(self._fallback).retry_after or 0.0
+    def _refusal(self, refused: QueueError, *, certain: bool = True) -> WriteRefused:
+        return WriteRefused(
+            full=isinstance(refused, QueueFull),
+            retry_after=self._policy.degradation(self._fallback).retry_after or 0.0,
+            certain=certain and not isinstance(refused, QueueUnanswered),
+        )
 
     async def _enqueue(self, operation: Operation) -> Accepted:
         record = await self._store.append(operation)
@@ -123,7 +150,7 @@ class DurableWriter:
         try:
             accepted = await self._enqueue(operation)
         except QueueError as error:
-            raise WriteRefused(full=isinstance(error, QueueFull), retry_after=self._wait()) from error
+            raise self._refusal(error) from error
         if self._policy.breaker.state is not CircuitState.OPEN:
             accepted = Accepted(await self._settled(operation.id, accepted.record))
         if accepted.record.status is OperationStatus.APPLIED:

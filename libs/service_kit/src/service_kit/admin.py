@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from resilience.deadline import hard_timeout
 from resilience.errors import CallTimeout, MalformedOperation, QueueUnavailable
 from resilience.modes import Mode
-from resilience.policy import Policy
 from resilience.queue import QueueAdmin
+from resilience.row_policy import RowPolicy
 
 from . import logs
 from .errors import Conflict, DependencyUnavailable, Forbidden, NotFound, ServiceError, Unauthorized
@@ -83,7 +83,7 @@ def router(runtime: ServiceRuntime) -> APIRouter:
 
 
 def _add_circuits(routes: APIRouter, runtime: ServiceRuntime) -> None:
-    def apply(action: str, dependency: str | None, found: list[Policy]) -> Response:
+    def apply(action: str, dependency: str | None, found: list[RowPolicy]) -> Response:
         if dependency is not None and not found:
             raise NotFound(f"{runtime.name} has no such dependency.")
         for policy in found:
@@ -92,7 +92,7 @@ def _add_circuits(routes: APIRouter, runtime: ServiceRuntime) -> None:
         states = {policy.row.dependency: policy.breaker.state.value for policy in found}
         return json_response({"dependencies": states})
 
-    def chosen(dependency: str | None) -> list[Policy]:
+    def chosen(dependency: str | None) -> list[RowPolicy]:
         return list(runtime.policies.values()) if dependency is None else runtime.find_policies(dependency)
 
     @routes.post("/circuit-breaker/reset", response_class=Response)

@@ -33,7 +33,7 @@ from grpc import StatusCode
 from resilience.errors import CircuitBreakerOpen
 from resilience.matrix import Row
 from resilience.outcome import Degradation
-from resilience.policy import Policy
+from resilience.row_policy import RowPolicy
 
 from .provenance import fields, whole_seconds
 
@@ -269,7 +269,7 @@ def _retries(error: ServiceError) -> bool:
     return error.retry_after is not None or error.reason in RETRYABLE
 
 
-def translate(failure: BaseException, row: Row | Policy | None = None) -> ServiceError:
+def translate(failure: BaseException, row: Row | RowPolicy | None = None) -> ServiceError:
     """What a caller sees when a dependency's failure could not be covered by a fallback.
 
     With the row's policy the remaining time is the circuit's own; with the row alone it is the time to the next
@@ -277,7 +277,7 @@ def translate(failure: BaseException, row: Row | Policy | None = None) -> Servic
     """
     if isinstance(failure, ServiceError) and failure.answered:
         return failure
-    declared = row.row if isinstance(row, Policy) else row
+    declared = row.row if isinstance(row, RowPolicy) else row
     text = (declared.user_text if declared else "") or "A part of the platform that this needs is not available."
     known: dict[str, Any] = {"row": declared.id if declared else "", "retry_after": _remaining(failure, row)}
     if not isinstance(failure, Exception):
@@ -287,12 +287,12 @@ def translate(failure: BaseException, row: Row | Policy | None = None) -> Servic
     return error
 
 
-def _remaining(failure: BaseException, row: Row | Policy | None) -> float | None:
+def _remaining(failure: BaseException, row: Row | RowPolicy | None) -> float | None:
     """Seconds until a retry makes sense: the circuit's own time, else what the failure says, else the next probe's."""
     told = getattr(failure, "retry_after", None)
     if isinstance(failure, CircuitBreakerOpen) and told is not None:
         return float(told)
-    if isinstance(row, Policy):
+    if isinstance(row, RowPolicy):
         told, row = row.breaker.retry_after() or told, row.row
     if isinstance(told, int | float):
         return float(told)

@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 from resilience.clock import SYSTEM_CLOCK, Clock
 from resilience.deadline import hard_timeout
 from resilience.errors import CircuitBreakerOpen
-from resilience.policy import Policy
+from resilience.row_policy import RowPolicy
 
 from . import logs
 
@@ -86,7 +86,7 @@ class Migrator:
         url: str,
         scripts: Path,
         *,
-        policy: Policy,
+        policy: RowPolicy,
         ping: Callable[[], Awaitable[object]],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:

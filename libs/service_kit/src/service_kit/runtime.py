@@ -20,9 +20,9 @@ from resilience.deadline import hard_timeout
 from resilience.events import Event, Events, Transitioned
 from resilience.matrix import Row
 from resilience.modes import Mode, ModeTracker, RowStatus
-from resilience.policy import Policy, never
 from resilience.prober import Prober
 from resilience.queue import QueueAdmin, QueueStats
+from resilience.row_policy import RowPolicy, never
 
 from . import logs
 from .errors import ServiceError
@@ -81,7 +81,7 @@ class ServiceRuntime:
         self.in_flight: set[InFlight] = set()
 
         self.events = Events()
-        self.policies: dict[str, Policy] = {}
+        self.policies: dict[str, RowPolicy] = {}
         self.queue: QueueAdmin | None = None
         self.queue_row = ""  # id of the row whose writes wait in the queue
         self.queue_view = QueueView(QueueStats(0, 0.0, 0))
@@ -115,7 +115,7 @@ class ServiceRuntime:
         retry_on: Callable[[Exception], bool] = never,
         timeout: float | None = None,
         on_closed: Callable[[], None] | None = None,
-    ) -> Policy:
+    ) -> RowPolicy:
         """The row's policy, with the configured thresholds; shown in health, metrics and status, and probed while open.
 
         `timeout` in seconds for one call, the row's own when None. Raises ValueError when the row is there already.
@@ -131,7 +131,7 @@ class ServiceRuntime:
             classify=classify or default_classify,
             clock=self.clock,
         )
-        policy = Policy(
+        policy = RowPolicy(
             row,
             breaker=breaker,
             events=self.events,
@@ -201,7 +201,7 @@ class ServiceRuntime:
             self.tracker.hold(mode)
         self._show_mode()
 
-    def find_policies(self, dependency: str) -> list[Policy]:
+    def find_policies(self, dependency: str) -> list[RowPolicy]:
         """The policies of a dependency, a row id or a row label."""
         return [
             policy

@@ -18,7 +18,7 @@ from ai_core.settings import Settings
 from ai_core.usecases.agents import Agents
 from ai_core.usecases.chat import Chat, Provider
 from auralink.ai.v1 import ai_pb2_grpc
-from resilience import Policy
+from resilience import RowPolicy
 from service_kit.http import create_app
 from service_kit.migrations import Migrator
 from service_kit.rpc_server import create_server
@@ -52,7 +52,7 @@ async def build(settings: Settings) -> Service:
     return Service(runtime, app, server)
 
 
-def _postgres(runtime: ServiceRuntime, url: str) -> tuple[PostgresAgents, Policy]:
+def _postgres(runtime: ServiceRuntime, url: str) -> tuple[PostgresAgents, RowPolicy]:
     """Row A1, with the migrations that run as soon as the database is there."""
     engine = create_engine(url)
     store = PostgresAgents(engine)
@@ -70,7 +70,7 @@ def _postgres(runtime: ServiceRuntime, url: str) -> tuple[PostgresAgents, Policy
     return store, policy
 
 
-def _provider(runtime: ServiceRuntime, settings: Settings) -> tuple[OpenAIProvider, Policy]:
+def _provider(runtime: ServiceRuntime, settings: Settings) -> tuple[OpenAIProvider, RowPolicy]:
     """Row A2."""
     limit = settings.ai_provider_timeout or PROVIDERS.call_timeout
     key = settings.openai_api_key.get_secret_value()

@@ -39,8 +39,8 @@ from resilience import (
     DrainSettings,
     DurableWriter,
     MemoryCache,
-    Policy,
     Result,
+    RowPolicy,
     Transition,
 )
 from resilience.integrations.redis_queue import RedisQueueStore
@@ -72,7 +72,7 @@ class _Redis:
 
     def __init__(self, runtime: ServiceRuntime, settings: Settings) -> None:
         self.client: Redis = redis_client.create_client(settings.redis_url or "")
-        self.policy: Policy = runtime.policy(
+        self.policy: RowPolicy = runtime.policy(
             REDIS,
             classify=redis_client.classify,
             probe=self._ping,
@@ -131,7 +131,7 @@ class _Postgres:
         self.database = postgres.Database(url)
         self.users = PostgresUsers(self.database)
         self._copies = redis.copies
-        self.policy: Policy = runtime.policy(
+        self.policy: RowPolicy = runtime.policy(
             POSTGRES,
             classify=postgres.classify,
             probe=self.database.probe,
@@ -257,7 +257,7 @@ def _routers(
     ]
 
 
-def _peer_policy(runtime: ServiceRuntime, row: Any, peer: grpc.aio.Channel, timeout: float | None = None) -> Policy:
+def _peer_policy(runtime: ServiceRuntime, row: Any, peer: grpc.aio.Channel, timeout: float | None = None) -> RowPolicy:
     return runtime.policy(
         row,
         classify=is_dependency_failure,

@@ -6,7 +6,7 @@ import grpc
 from fastapi import FastAPI
 
 from auralink.webrtc.v1 import webrtc_pb2_grpc
-from resilience import Policy
+from resilience import RowPolicy
 from service_kit.http import create_app
 from service_kit.redis_client import MAX_CONNECTIONS, create_client
 from service_kit.rpc_server import create_server
@@ -53,7 +53,7 @@ async def build(settings: Settings) -> Service:
     return Service(runtime, app, server)
 
 
-def _redis(runtime: ServiceRuntime, url: str) -> tuple[RedisRooms, Policy]:
+def _redis(runtime: ServiceRuntime, url: str) -> tuple[RedisRooms, RowPolicy]:
     """Row W1."""
     client = create_client(url)
     store = RedisRooms(client)

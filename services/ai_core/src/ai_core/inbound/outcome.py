@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from ai_core.model import AgentUnknown, DomainError, Invalid, KeyReused, RequestRefused, TooManyAgents
 from ai_core.ports import ProviderBusy, ProviderFailed, StoreUnavailable
-from resilience import Policy, Served
+from resilience import RowPolicy, Served
 from service_kit.context import bearer_token, report
 from service_kit.errors import Conflict, NotFound, ServiceError, ValidationFailed, translate
 from service_kit.tokens import TokenVerifier
@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Outcome:
     """Knows who calls, and which policy stands behind a failed port."""
 
-    def __init__(self, verifier: TokenVerifier, postgres: Policy, providers: Policy) -> None:
+    def __init__(self, verifier: TokenVerifier, postgres: RowPolicy, providers: RowPolicy) -> None:
         self._verifier = verifier
         self._postgres = postgres
         self._providers = providers

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ai_core.model import Agent, AgentUnknown, Cursor, Invalid, Page, checked, checked_page_size, is_id
 from ai_core.ports import AgentStore
-from resilience import Clock, Policy, Served
+from resilience import Clock, RowPolicy, Served
 
 CHANGEABLE = frozenset({"name", "system_prompt", "model"})
 
@@ -15,7 +15,7 @@ CHANGEABLE = frozenset({"name", "system_prompt", "model"})
 class Agents:
     """Each method acts for ``owner``, who sees no other agents than the own ones."""
 
-    def __init__(self, store: AgentStore, postgres: Policy, clock: Clock) -> None:
+    def __init__(self, store: AgentStore, postgres: RowPolicy, clock: Clock) -> None:
         self._store = store
         self._postgres = postgres
         self._clock = clock

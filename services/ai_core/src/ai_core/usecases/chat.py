@@ -21,7 +21,7 @@ from ai_core.model import (
     recent,
 )
 from ai_core.ports import AgentStore, ChatProvider, ModelUnknown, ProviderBusy, ProviderFailed
-from resilience import Clock, Policy, Rung, Served
+from resilience import Clock, RowPolicy, Rung, Served
 
 LONGEST_REST = 600.0
 """Seconds that a provider's Retry-After is honoured at most."""
@@ -48,7 +48,7 @@ class Rest:
 class Provider:
     """One provider as the use case sees it: asked under its own circuit, left alone when it said so."""
 
-    def __init__(self, provider: ChatProvider, policy: Policy, clock: Clock) -> None:
+    def __init__(self, provider: ChatProvider, policy: RowPolicy, clock: Clock) -> None:
         self._provider = provider
         self._policy = policy
         self._rest = Rest(clock)
@@ -68,7 +68,7 @@ class Chat:
     """``default_model`` serves agents that name none."""
 
     def __init__(
-        self, store: AgentStore, postgres: Policy, provider: Provider, default_model: str, clock: Clock
+        self, store: AgentStore, postgres: RowPolicy, provider: Provider, default_model: str, clock: Clock
     ) -> None:
         self._store = store
         self._postgres = postgres

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from dashboard import model
 from dashboard.ports import Sessions
-from resilience import BulkheadFull, CallTimeout, CircuitBreakerOpen, Policy, Served, WriteRefused
+from resilience import BulkheadFull, CallTimeout, CircuitBreakerOpen, RowPolicy, Served, WriteRefused
 from service_kit import context
 from service_kit.errors import (
     Conflict,
@@ -38,8 +38,8 @@ class Outcome:
         self,
         verifier: TokenVerifier,
         sessions: Sessions,
-        policies: Mapping[str, Policy],
-        database: Policy,
+        policies: Mapping[str, RowPolicy],
+        database: RowPolicy,
         is_outage: Callable[[BaseException], bool],
     ) -> None:
         self._verifier = verifier

@@ -12,7 +12,7 @@ from typing import Any
 import redis.asyncio as redis
 
 from dashboard.model import TooManyLogins
-from resilience import Policy
+from resilience import RowPolicy
 from service_kit.redis_client import AWAY
 
 MAX_FAILURES = 10
@@ -32,7 +32,7 @@ def _key(email: str) -> str:
 class RedisLoginLimit:
     """See the port."""
 
-    def __init__(self, client: redis.Redis, policy: Policy) -> None:
+    def __init__(self, client: redis.Redis, policy: RowPolicy) -> None:
         self._client: Any = client
         self._policy = policy
         self._count = self._client.register_script(_COUNT)

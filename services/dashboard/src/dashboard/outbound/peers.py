@@ -14,7 +14,7 @@ from auralink.ai.v1 import ai_pb2, ai_pb2_grpc
 from auralink.common.v1 import status_pb2, status_pb2_grpc
 from auralink.webrtc.v1 import webrtc_pb2, webrtc_pb2_grpc
 from dashboard.model import Agent, IceServer, Page, Reply, Room, RoomTicket
-from resilience import Policy, Served
+from resilience import RowPolicy, Served
 from service_kit.rpc_client import Caller
 
 STATUS_SECONDS = 0.5
@@ -23,7 +23,7 @@ STATUS_SECONDS = 0.5
 class _Peer:
     """Calls of one service under its row's policy."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: RowPolicy) -> None:
         self._policy = policy
         self._caller = Caller(policy.row)
 
@@ -36,7 +36,7 @@ class _Peer:
 class GrpcRooms(_Peer):
     """See the port."""
 
-    def __init__(self, channel: grpc.aio.Channel, policy: Policy) -> None:
+    def __init__(self, channel: grpc.aio.Channel, policy: RowPolicy) -> None:
         super().__init__(policy)
         self._stub = webrtc_pb2_grpc.RoomServiceStub(channel)
 
@@ -77,7 +77,7 @@ class GrpcRooms(_Peer):
 class GrpcAgents(_Peer):
     """See the port."""
 
-    def __init__(self, channel: grpc.aio.Channel, policy: Policy) -> None:
+    def __init__(self, channel: grpc.aio.Channel, policy: RowPolicy) -> None:
         super().__init__(policy)
         self._stub = ai_pb2_grpc.AgentServiceStub(channel)
 

@@ -12,7 +12,7 @@ import redis.asyncio as redis
 
 from dashboard.degradation import MEMORY_SESSIONS
 from dashboard.model import Session, SessionUnknown
-from resilience import MISSING, Clock, Missing, Policy, Rung, Served
+from resilience import MISSING, Clock, Missing, RowPolicy, Rung, Served
 from service_kit.redis_client import AWAY
 
 CHECK_SECONDS = 1.0
@@ -27,7 +27,7 @@ def _key(session_id: str) -> str:
 class RedisSessions:
     """See the port. ``lifetime`` (seconds) is a session's longest life: ended ones are remembered that long."""
 
-    def __init__(self, client: redis.Redis, policy: Policy, clock: Clock, *, lifetime: float) -> None:
+    def __init__(self, client: redis.Redis, policy: RowPolicy, clock: Clock, *, lifetime: float) -> None:
         self._client = client
         self._policy = policy
         self._clock = clock

@@ -10,7 +10,7 @@ from typing import Any
 from dashboard.degradation import REDIS_CACHE
 from dashboard.model import Credentials, Session, User, WrongLogin
 from dashboard.ports import Copies, Hasher, LoginLimit, Sessions, Users
-from resilience import MISSING, Policy, Rung, Served
+from resilience import MISSING, RowPolicy, Rung, Served
 
 Found = tuple[Credentials, User] | None
 
@@ -32,7 +32,7 @@ class Logins:
         self,
         users: Users,
         copies: Copies,
-        policy: Policy,
+        policy: RowPolicy,
         sessions: Sessions,
         limit: LoginLimit,
         hasher: Hasher,

@@ -6,13 +6,13 @@ import contextlib
 
 from dashboard.model import OperationUnknown
 from dashboard.ports import Users
-from resilience import OperationRecord, Policy, QueueStore, QueueUnavailable, Served
+from resilience import OperationRecord, QueueStore, QueueUnavailable, RowPolicy, Served
 
 
 class Operations:
     """Asks the queue first, then the database, where applied operations are remembered for a day."""
 
-    def __init__(self, queue: QueueStore, users: Users, policy: Policy) -> None:
+    def __init__(self, queue: QueueStore, users: Users, policy: RowPolicy) -> None:
         self._queue = queue
         self._users = users
         self._policy = policy

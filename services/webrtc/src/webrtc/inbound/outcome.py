@@ -7,7 +7,7 @@ policies raise by themselves is known to both doors already; any other exception
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from resilience import Policy, Served
+from resilience import RowPolicy, Served
 from service_kit.context import bearer_token, report
 from service_kit.errors import Conflict, Forbidden, NotFound, ServiceError, ValidationFailed, translate
 from service_kit.tokens import TokenVerifier
@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Outcome:
     """Knows who calls, and which policy stands behind a failed port."""
 
-    def __init__(self, verifier: TokenVerifier, redis: Policy) -> None:
+    def __init__(self, verifier: TokenVerifier, redis: RowPolicy) -> None:
         self._verifier = verifier
         self._redis = redis
 

@@ -2,7 +2,7 @@
 
 import uuid
 
-from resilience import Clock, Policy, Served
+from resilience import Clock, RowPolicy, Served
 from webrtc.model import (
     NotOwner,
     Page,
@@ -26,7 +26,7 @@ class Rooms:
     """Each method acts for ``user``. ``ws_url`` is where browsers reach the signalling."""
 
     def __init__(
-        self, store: RoomStore, redis: Policy, signer: TokenSigner, ice: IceServers, ws_url: str, clock: Clock
+        self, store: RoomStore, redis: RowPolicy, signer: TokenSigner, ice: IceServers, ws_url: str, clock: Clock
     ) -> None:
         self._store = store
         self._redis = redis
