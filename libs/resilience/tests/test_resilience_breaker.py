@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from resilience import (
+    Backoff,
     CallTimeout,
     CircuitBreaker,
     CircuitBreakerOpen,
     CircuitState,
     FakeClock,
-    RetrySchedule,
+    Retry,
     Transition,
     Verdict,
     hard_timeout,
-    retry,
 )
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
@@ -655,12 +655,12 @@ async def test_case_56_retry_outside_counts_each_attempt_inside_counts_once(make
     def always(error: Exception) -> bool:
         return isinstance(error, Down)
 
-    at_once = RetrySchedule(attempts=3, base=0.0)
+    at_once = Retry(attempts=3, backoff=Backoff(0.0), retry_on=always)
 
     with pytest.raises(Down):
-        await retry(lambda: outside.call(query), schedule=at_once, retry_on=always)
+        await at_once.call(outside.call, query)
     with pytest.raises(Down):
-        await inside.call(lambda: retry(query, schedule=at_once, retry_on=always))
+        await inside.call(at_once.call, query)
     assert outside.snapshot().failures == 3
     assert inside.snapshot().failures == 1
 

@@ -1,12 +1,12 @@
-"""A policy: everything around a call, in its fixed order, seen from outside."""
+"""The policy: every part around a call, on the flat way and on the way step by step, which must not differ."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from resilience import (
-    MISSING,
     Bulkhead,
     BulkheadFull,
     CallFinished,
@@ -14,511 +14,611 @@ from resilience import (
     CircuitBreaker,
     CircuitBreakerOpen,
     CircuitState,
-    Degradation,
-    Event,
+    ClientError,
     Events,
     FakeClock,
-    FallbackUsed,
-    Missing,
-    Priority,
-    Row,
-    RowPolicy,
-    Rung,
-    Served,
-    Transitioned,
-    Verdict,
+    Policy,
+    RateLimited,
+    TransientError,
     deadline_scope,
 )
+from resilience.backoff import Backoff
+from resilience.fallback import Fallback
+from resilience.retry import Idempotency, Retry, RetryBudget
 
-ROW = Row(
-    id="d.db",
-    label="D1",
-    service="d",
-    dependency="db",
-    title="DB",
-    priority=Priority.P0,
-    impact="critical",
-    max_failures=3,
-    open_seconds=60.0,
-    call_timeout=1.0,
-    fallbacks=("cache", "default"),
-    promise="",
-    recovery="",
-    data_loss="",
-    user_text="",
-)
+Make = Callable[..., Policy]
 
 
 class Down(Exception):
     pass
 
 
-class NotFound(Exception):
-    pass
+class Dependency:
+    """Answers, fails or hangs, as told."""
 
+    def __init__(self) -> None:
+        self.calls = 0
+        self.error: Exception | None = None
+        self.hangs = False
 
-def classify(error: BaseException) -> Verdict:
-    return Verdict.SUCCESS if isinstance(error, NotFound) else Verdict.FAILURE
+    async def __call__(self, value: int = 1) -> int:
+        self.calls += 1
+        if self.hangs:
+            await asyncio.get_running_loop().create_future()
+        if self.error is not None:
+            raise self.error
+        return value
 
 
-class World:
-    """A policy on a fake clock, with everything it emitted."""
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
-    def __init__(self, **settings: object) -> None:
-        self.clock = FakeClock()
-        self.events = Events()
-        self.seen: list[Event] = []
-        self.events.subscribe(self.seen.append)
-        self.breaker = CircuitBreaker(
-            "d.db", failure_threshold=3, recovery_timeout=60.0, success_threshold=1, classify=classify, clock=self.clock
-        )
-        values = {"breaker": self.breaker, "events": self.events, "clock": self.clock, **settings}
-        self.policy = RowPolicy(ROW, **values)  # type: ignore[arg-type]
 
-    def outcomes(self) -> list[str]:
-        return [event.outcome for event in self.seen if isinstance(event, CallFinished)]
+@pytest.fixture(params=["flat", "step by step"])
+def make(request: pytest.FixtureRequest, clock: FakeClock) -> Make:
+    def policy(**parts: Any) -> Policy:
+        made = Policy("stock", clock=clock, **parts)
+        for one in (made, made._inner):
+            if one is not None and request.param == "step by step":
+                one._step_by_step = True
+        return made
 
-    async def fail(self, times: int = 1) -> None:
-        for _ in range(times):
-            with pytest.raises(Down):
-                await self.policy.call(down)
+    return policy
 
-    async def hang(self, callers: int = 1) -> list[asyncio.Task[object]]:
-        calls = [asyncio.create_task(self.policy.call(hang)) for _ in range(callers)]
-        await self.clock.advance(0)
-        return calls
 
+def breaker_of(clock: FakeClock, **rules: Any) -> CircuitBreaker:
+    return CircuitBreaker("stock", clock=clock, **{"failure_threshold": 3, "recovery_timeout": 10.0, **rules})
 
-async def answer() -> str:
-    return "answer"
 
-
-async def down() -> str:
-    raise Down
-
-
-async def missing_row() -> str:
-    raise NotFound
-
-
-async def hang() -> object:
-    await asyncio.Event().wait()
-    return None
-
-
-async def cache(_failure: BaseException) -> Served[str]:
-    return Served("copy", as_of=5.0)
-
-
-async def empty(_failure: BaseException) -> Missing:
-    return MISSING
-
-
-async def broken(_failure: BaseException) -> str:
-    raise ConnectionError
-
-
-CACHE = Rung[str]("cache", cache)
-
-
-# -- calls
-
-
-async def test_a_call_returns_the_answer_and_is_reported() -> None:
-    world = World()
-
-    async def slow() -> str:
-        await world.clock.sleep(0.25)
-        return "answer"
-
-    call = asyncio.create_task(world.policy.call(slow))
-    await world.clock.advance(0.25)
-    assert await call == "answer"
-    assert world.seen == [CallFinished("d.db", "db", "success", 0.25)]
-    assert world.policy.last_latency == 0.25
-    assert world.clock.pending == 0
-
-
-async def test_a_frozen_dependency_opens_the_circuit_by_timeouts() -> None:
-    world = World()
-    calls = await world.hang(3)
-    await world.clock.advance(1.0)
-    for call in calls:
-        with pytest.raises(CallTimeout, match=r"d\.db did not answer within 1 s"):
-            await call
-    assert world.breaker.state is CircuitState.OPEN
-    assert world.outcomes() == ["timeout"] * 3
-    with pytest.raises(CircuitBreakerOpen) as caught:
-        await world.policy.call(answer)
-    assert caught.value.retry_after == 60.0
-    assert world.outcomes()[-1] == "rejected"
-
-
-async def test_an_answer_that_is_an_error_counts_as_success() -> None:
-    world = World()
-    await world.fail(2)
-    with pytest.raises(NotFound):
-        await world.policy.call(missing_row)
-    assert world.breaker.snapshot().failures == 0
-    assert world.outcomes()[-1] == "success"
-
-
-async def test_a_timeout_is_a_failure_whatever_the_classifier_says() -> None:
-    breaker = CircuitBreaker(failure_threshold=1, classify=lambda _error: Verdict.SUCCESS)
-    clock = FakeClock()
-    policy = RowPolicy(ROW, breaker=breaker, clock=clock)
-    call = asyncio.create_task(policy.serve(hang, Rung[object]("cache", cache)))
-    await clock.advance(1.0)
-    assert (await call).value == "copy"
-    assert breaker.state is CircuitState.OPEN
-
-
-async def test_a_cancelled_call_is_neutral_and_cancels_what_it_called() -> None:
-    world = World()
-    ended = asyncio.Event()
-
-    async def query() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-
-    call = asyncio.create_task(world.policy.call(query))
-    await world.clock.advance(0)
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
-    await asyncio.wait_for(ended.wait(), 5)
-    assert world.outcomes() == ["neutral"]
-    assert world.breaker.counts.neutral == 1
-
-
-async def test_a_function_that_raises_before_it_awaits_is_settled_too() -> None:
-    world = World()
-
-    def broken_at_once() -> asyncio.Future[None]:
-        raise Down
-
-    with pytest.raises(Down):
-        await world.policy.call(broken_at_once)
-    assert world.breaker.counts.failed == 1
-
-
-async def test_too_many_abandoned_calls_stop_new_ones_without_blaming_the_dependency() -> None:
-    world = World(max_abandoned=1)
-    let_go = asyncio.Event()
-
-    async def stubborn() -> None:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            await let_go.wait()
-
-    call = asyncio.create_task(world.policy.call(stubborn))
-    await world.clock.advance(1.0)
-    with pytest.raises(CallTimeout):
-        await call
-    assert world.policy.abandoned == 1
-    with pytest.raises(BulkheadFull):
-        await world.policy.call(answer)
-    assert world.outcomes() == ["timeout", "rejected"]
-    assert world.breaker.snapshot().failures == 1
-    let_go.set()
-    await world.clock.advance(0)
-    assert world.policy.abandoned == 0
-    assert await world.policy.call(answer) == "answer"
-
-
-async def test_a_hundred_callers_at_half_open_make_one_call() -> None:
-    world = World()
-    await world.fail(3)
-    world.clock.move(60.0)
-    go, running = asyncio.Event(), 0
-
-    async def trial() -> None:
-        nonlocal running
-        running += 1
-        await go.wait()
-
-    calls = [asyncio.create_task(world.policy.call(trial)) for _ in range(100)]
-    await world.clock.advance(0)
-    assert running == 1
-    go.set()
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    assert sum(isinstance(result, CircuitBreakerOpen) for result in results) == 99
-    assert world.breaker.state is CircuitState.CLOSED
-
-
-async def test_a_trial_that_hangs_ends_at_the_timeout_and_reopens() -> None:
-    world = World()
-    await world.fail(3)
-    world.clock.move(60.0)
-    (trial,) = await world.hang()
-    await world.clock.advance(1.0)
-    with pytest.raises(CallTimeout):
-        await trial
-    assert world.breaker.snapshot().retry_after == 60.0
-
-
-# -- the caller's deadline
-
-
-async def test_the_callers_deadline_shortens_the_limit() -> None:
-    world = World()
-    with deadline_scope(0.75, clock=world.clock):
-        (call,) = await world.hang()
-    await world.clock.advance(0.75)
-    with pytest.raises(CallTimeout):
-        await call
-    assert world.breaker.snapshot().failures == 1
-
-
-async def test_a_call_left_with_scraps_of_time_proves_nothing() -> None:
-    world = World()
-    with deadline_scope(0.1, clock=world.clock):
-        (call,) = await world.hang()
-    await world.clock.advance(0.1)
-    with pytest.raises(CallTimeout):
-        await call
-    assert world.breaker.counts.neutral == 1
-    assert world.outcomes() == ["timeout"]
-
-
-async def test_a_real_failure_counts_however_little_time_there_was() -> None:
-    world = World()
-    with deadline_scope(0.1, clock=world.clock):
-        await world.fail()
-    assert world.breaker.snapshot().failures == 1
-
-
-async def test_without_time_left_nothing_is_called() -> None:
-    world = World()
-    with deadline_scope(0.0, clock=world.clock), pytest.raises(CallTimeout):
-        await world.policy.call(answer)
-    assert world.breaker.counts.started == 0
-
-
-# -- bulkhead
-
-
-async def test_waiting_for_the_bulkhead_is_within_the_limit() -> None:
-    world = World()
-    bulkhead = Bulkhead("d.db", 1, 5, clock=world.clock)
-    policy = RowPolicy(ROW, breaker=world.breaker, events=world.events, bulkhead=bulkhead, clock=world.clock)
-
-    async def slow() -> str:
-        await world.clock.sleep(0.6)
-        return "answer"
-
-    calls = [asyncio.create_task(policy.call(slow)) for _ in range(3)]
-    await world.clock.advance(0.6)
-    assert await calls[0] == "answer"
-    await world.clock.advance(0.4)
-    for call in calls[1:]:  # the second got the slot but too late; the third never did
-        with pytest.raises(CallTimeout):
-            await call
-    assert (bulkhead.active, bulkhead.waiting) == (0, 0)
-    assert world.breaker.counts.failed == 0  # neither had a fair share of the time
-
-
-async def test_a_slot_is_free_again_at_the_timeout() -> None:
-    world = World()
-    bulkhead = Bulkhead("d.db", 1, 0, clock=world.clock)
-    policy = RowPolicy(ROW, breaker=world.breaker, bulkhead=bulkhead, clock=world.clock)
-    let_go = asyncio.Event()
-
-    async def stubborn() -> None:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            await let_go.wait()
-
-    call = asyncio.create_task(policy.call(stubborn))
-    await world.clock.advance(0)
-    with pytest.raises(BulkheadFull):
-        await policy.call(answer)
-    await world.clock.advance(1.0)
-    with pytest.raises(CallTimeout):
-        await call
-    assert await policy.call(answer) == "answer"
-    let_go.set()
-
-
-async def test_an_open_circuit_rejects_without_queueing() -> None:
-    world = World()
-    bulkhead = Bulkhead("d.db", 1, 5, clock=world.clock)
-    policy = RowPolicy(ROW, breaker=world.breaker, events=world.events, bulkhead=bulkhead, clock=world.clock)
-    await bulkhead.acquire()
-    world.breaker.force_open()
-    with pytest.raises(CircuitBreakerOpen):
-        await policy.call(answer)
-    assert world.outcomes() == ["rejected"]
-
-
-# -- retries
-
-
-async def test_a_stale_connection_is_retried_and_is_no_failure() -> None:
-    world = World(retries=1, retry_on=lambda error: isinstance(error, ConnectionError))
-    calls = 0
-
-    async def stale_once() -> str:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            raise ConnectionResetError
-        return "answer"
-
-    assert await world.policy.call(stale_once) == "answer"
-    assert (calls, world.breaker.counts.failed, world.outcomes()) == (2, 0, ["success"])
-
-
-async def test_retries_used_up_count_once_and_other_errors_are_not_retried() -> None:
-    world = World(retries=2, retry_on=lambda error: isinstance(error, ConnectionError))
-    calls = 0
-
-    async def refused() -> str:
-        nonlocal calls
-        calls += 1
-        raise ConnectionRefusedError if calls < 4 else Down
-
-    with pytest.raises(ConnectionRefusedError):
-        await world.policy.call(refused)
-    assert (calls, world.breaker.counts.failed) == (3, 1)
-    with pytest.raises(Down):
-        await world.policy.call(refused)
-    assert calls == 4
-
-
-async def test_retries_share_one_limit() -> None:
-    world = World(retries=5, retry_on=lambda _error: True)
-
-    async def slow_failure() -> str:
-        await world.clock.sleep(0.4)
-        raise Down
-
-    call = asyncio.create_task(world.policy.call(slow_failure))
-    await world.clock.advance(1.0)
-    with pytest.raises(CallTimeout):
-        await call
-
-
-# -- the ladder
-
-
-async def test_serve_marks_nothing_when_healthy() -> None:
-    world = World()
-    assert await world.policy.serve(answer, CACHE) == Served("answer")
-
-    async def from_afar() -> Served[str]:
-        return Served("answer", (Degradation("other", "x", "open"),))
-
-    assert (await world.policy.serve(from_afar, CACHE)).degradations == (Degradation("other", "x", "open"),)
-
-
-async def test_serve_descends_after_a_failure_and_without_a_call_when_open() -> None:
-    world = World()
-    served = await world.policy.serve(down, CACHE)
-    assert served == Served("copy", (Degradation("d.db", "cache", "closed", 1.0),), as_of=5.0)
-    assert world.policy.fallback_in_use == ""
-    await world.fail(2)
-    world.clock.move(20.0)
-    served = await world.policy.serve(down, CACHE)
-    assert served.degradations == (Degradation("d.db", "cache", "open", 40.0),)
-    assert world.breaker.counts.started == 3
-    assert world.policy.fallback_in_use == "cache"
-    assert world.seen.count(FallbackUsed("d.db", "cache", "success")) == 2
-    world.breaker.reset()
-    assert world.policy.fallback_in_use == ""
-
-
-async def test_serve_descends_after_a_timeout_and_a_full_bulkhead() -> None:
-    world = World()
-    call = asyncio.create_task(world.policy.serve(hang, Rung[object]("cache", cache)))
-    await world.clock.advance(1.0)
-    assert (await call).value == "copy"
-    full = Bulkhead("d.db", 1, 0, clock=world.clock)
-    await full.acquire()
-    policy = RowPolicy(ROW, breaker=world.breaker, bulkhead=full, clock=world.clock)
-    assert (await policy.serve(answer, CACHE)).value == "copy"
-
-
-async def test_serve_raises_the_callers_own_error_untouched() -> None:
-    world = World()
-    with pytest.raises(NotFound) as caught:
-        await world.policy.serve(missing_row, CACHE)
-    assert not hasattr(caught.value, "__notes__")
-    assert not any(isinstance(event, FallbackUsed) for event in world.seen)
-
-
-async def test_when_nothing_can_serve_the_row_is_failing_for_a_while() -> None:
-    world = World()
-    world.breaker.force_open()
-    with pytest.raises(CircuitBreakerOpen):
-        await world.policy.serve(down, Rung[str]("cache", empty))
-    assert not world.policy.status().fallback_failing  # an empty cache works
-    with pytest.raises(CircuitBreakerOpen):
-        await world.policy.serve(down, Rung[str]("cache", broken))
-    assert world.policy.status().fallback_failing
-    world.clock.move(5.0)
-    assert not world.policy.status().fallback_failing
-
-
-async def test_a_new_outage_remembers_nothing_of_the_last() -> None:
-    world = World()
-    await world.fail(3)
-    await world.policy.serve(down, CACHE)
-    with pytest.raises(CircuitBreakerOpen):
-        await world.policy.serve(down, Rung[str]("default", broken))
-    world.breaker.reset()
-    await world.fail(3)
-    status = world.policy.status()
-    assert (status.fallback, status.fallback_failing) == ("", False)
-
-
-# -- watching
-
-
-async def test_the_status_tells_the_whole_row() -> None:
-    world = World()
-    await world.policy.call(answer)
-    await world.fail(3)
-    await world.policy.serve(down, CACHE)
-    world.clock.move(15.0)
-    status = world.policy.status()
-    assert (status.row, status.label, status.dependency, status.priority) == ("d.db", "D1", "db", Priority.P0)
-    assert (status.circuit, status.failures, status.state_seconds) == (CircuitState.OPEN, 3, 15.0)
-    assert (status.retry_after, status.last_error, status.held) == (45.0, "Down", False)
-    assert (status.last_latency, status.fallback, status.down) == (0.0, "cache", True)
-    transitions = [event for event in world.seen if isinstance(event, Transitioned)]
-    assert [(event.row, event.transition.new) for event in transitions] == [("d.db", CircuitState.OPEN)]
-
-
-def test_it_can_be_printed() -> None:
-    world = World(bulkhead=Bulkhead("d.db", 8, 64), retries=1)
-    assert world.policy.describe() == (
-        "d.db: hard timeout 1 s → circuit 3 failures / 60 s → bulkhead 8 (+64 waiting) → retry 1 → call; "
-        "fallback: cache → default"
+def retry_of(clock: FakeClock, **settings: Any) -> Retry:
+    return Retry(
+        "stock", clock=clock, **{"attempts": 3, "backoff": Backoff(1.0, jitter="none"), "retry_on": Down, **settings}
     )
 
 
-async def test_a_row_alone_makes_a_policy() -> None:
-    policy = RowPolicy(ROW)
-    assert await policy.call(answer) == "answer"
-    assert policy.describe() == "d.db: hard timeout 1 s → circuit 3 failures / 60 s → call; fallback: cache → default"
+async def start(work: Callable[..., Awaitable[Any]], *args: Any) -> asyncio.Task[Any]:
+    async def run() -> Any:
+        return await work(*args)
+
+    task = asyncio.get_running_loop().create_task(run())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    return task
 
 
-@pytest.mark.parametrize("outcome", [answer, down])
-async def test_a_raising_listener_does_not_change_the_outcome(outcome: Callable[[], object]) -> None:
-    world = World()
+async def test_an_answer_passes_through_with_its_arguments(make: Make, clock: FakeClock) -> None:
+    policy = make(
+        timeout=1.0,
+        retry=retry_of(clock),
+        breaker=breaker_of(clock),
+        bulkhead=Bulkhead("stock", 2, 0),
+        fallback=Fallback(lambda _: -1),
+        total=5.0,
+    )
+    dependency = Dependency()
+    assert await policy.call(dependency) == 1
+    assert await policy.call(dependency, 7) == 7
+    assert await policy.call(dependency, value=8) == 8
+    assert await policy.call(lambda: 9) == 9
+    assert policy.breaker is not None
+    assert policy.breaker.counts.succeeded == 4
+    assert policy.bulkhead is not None
+    assert policy.bulkhead.active == 0
+    assert clock.pending == 0
 
-    def bug(_event: Event) -> None:
-        raise RuntimeError
 
-    world.events.subscribe(bug)
-    if outcome is answer:
-        assert await world.policy.call(answer) == "answer"
-    else:
-        await world.fail(3)
-        assert world.breaker.state is CircuitState.OPEN
-    assert world.events.listener_errors > 0
+async def test_without_any_part_it_is_the_call(make: Make) -> None:
+    assert await make().call(Dependency(), 3) == 3
+    failing = Dependency()
+    failing.error = Down()
+    with pytest.raises(Down):
+        await make().call(failing)
+
+
+async def test_each_attempt_has_its_own_timeout_and_counts_for_the_circuit(make: Make, clock: FakeClock) -> None:
+    dependency = Dependency()
+    dependency.hangs = True
+    breaker = breaker_of(clock, failure_threshold=5)
+    policy = make(timeout=2.0, retry=retry_of(clock, retry_on=CallTimeout), breaker=breaker)
+    call = await start(policy.call, dependency)
+    await clock.advance(2.0)  # the first attempt is over
+    assert breaker.counts.failed == 1
+    await clock.advance(1.0)  # the wait
+    assert dependency.calls == 2
+    await clock.advance(2.0 + 2.0)
+    assert dependency.calls == 3
+    await clock.advance(2.0)
+    with pytest.raises(CallTimeout, match="stock did not answer within 2 s"):
+        await call
+    assert breaker.counts.failed == 3
+    assert clock.pending == 0
+
+
+async def test_a_retry_stops_when_the_circuit_opens(make: Make, clock: FakeClock) -> None:
+    dependency = Dependency()
+    dependency.error = Down()
+    policy = make(retry=retry_of(clock, attempts=9), breaker=breaker_of(clock, failure_threshold=2))
+    call = await start(policy.call, dependency)
+    await clock.advance(30.0)
+    with pytest.raises(CircuitBreakerOpen):
+        await call
+    assert dependency.calls == 2
+
+
+async def test_the_fallback_serves_what_is_left(make: Make, clock: FakeClock) -> None:
+    dependency = Dependency()
+    dependency.error = Down()
+    seen: list[BaseException] = []
+    breaker = breaker_of(clock, failure_threshold=1)
+    policy = make(breaker=breaker, fallback=Fallback(lambda failure: (seen.append(failure), -1)[1]))
+    assert await policy.call(dependency) == -1
+    assert await policy.call(dependency) == -1
+    assert isinstance(seen[0], Down)
+    assert isinstance(seen[1], CircuitBreakerOpen)
+    assert dependency.calls == 1
+
+
+async def test_an_answer_of_the_dependency_is_neither_hidden_nor_counted(make: Make, clock: FakeClock) -> None:
+    dependency = Dependency()
+    dependency.error = ClientError("no such thing")
+    from resilience import Verdict
+    from resilience.classify import ERRORS
+
+    breaker = breaker_of(clock, classify=lambda error: Verdict.SUCCESS if ERRORS.is_answer(error) else Verdict.FAILURE)
+    policy = make(breaker=breaker, retry=retry_of(clock), fallback=Fallback(lambda _: -1))
+    for _ in range(5):
+        with pytest.raises(ClientError):
+            await policy.call(dependency)
+    assert breaker.counts.succeeded == 5
+
+
+async def test_an_open_circuit_rejects_before_anybody_queues(make: Make, clock: FakeClock) -> None:
+    breaker = breaker_of(clock, failure_threshold=1)
+    bulkhead = Bulkhead("stock", 1, 10)
+    policy = make(breaker=breaker, bulkhead=bulkhead)
+    failing, hanging = Dependency(), Dependency()
+    failing.error, hanging.hangs = Down(), True
+    call = await start(policy.call, hanging)
+    breaker.force_open()
+    with pytest.raises(CircuitBreakerOpen):
+        await policy.call(failing)
+    assert bulkhead.waiting == 0
+    call.cancel()
+    await asyncio.wait([call])
+    assert bulkhead.active == 0
+
+
+async def test_waiting_for_the_bulkhead_is_part_of_the_attempts_time(make: Make, clock: FakeClock) -> None:
+    bulkhead = Bulkhead("stock", 1, 10, clock=clock)
+    policy = make(timeout=2.0, bulkhead=bulkhead)
+    hanging = Dependency()
+    hanging.hangs = True
+    first = await start(Policy("other", bulkhead=bulkhead, clock=clock).call, hanging)
+    second = await start(policy.call, Dependency())
+    assert bulkhead.waiting == 1
+    await clock.advance(2.0)
+    with pytest.raises(CallTimeout):
+        await second
+    first.cancel()
+    await asyncio.wait([first])
+    assert (bulkhead.active, bulkhead.waiting) == (0, 0)
+    assert await policy.call(Dependency()) == 1
+
+
+async def test_a_full_bulkhead_rejects_and_says_nothing_about_the_dependency(make: Make, clock: FakeClock) -> None:
+    bulkhead, breaker = Bulkhead("stock", 1, 0), breaker_of(clock)
+    policy = make(bulkhead=bulkhead, breaker=breaker)
+    hanging = Dependency()
+    hanging.hangs = True
+    call = await start(policy.call, hanging)
+    with pytest.raises(BulkheadFull):
+        await policy.call(Dependency())
+    call.cancel()
+    await asyncio.wait([call])
+    assert breaker.counts._replace(started=0) == (0, 0, 0, 1, 0, 0, 0), "only the cancelled one, as neutral"
+    assert bulkhead.active == 0
+
+
+async def test_the_bulkhead_is_free_between_attempts(make: Make, clock: FakeClock) -> None:
+    dependency = Dependency()
+    dependency.error = Down()
+    bulkhead = Bulkhead("stock", 1, 0)
+    call = await start(make(bulkhead=bulkhead, retry=retry_of(clock)).call, dependency)
+    assert dependency.calls == 1
+    assert bulkhead.active == 0, "a waiting retry holds no slot"
+    dependency.error = None
+    await clock.advance(1.0)
+    assert await call == 1
+
+
+async def test_the_total_bounds_attempts_and_waits_and_is_passed_on(make: Make, clock: FakeClock) -> None:
+    from resilience import current_deadline
+
+    seen: list[float] = []
+
+    async def slow() -> None:
+        deadline = current_deadline()
+        assert deadline is not None
+        seen.append(deadline.remaining(clock))
+        await asyncio.get_running_loop().create_future()
+
+    policy = make(timeout=2.0, total=5.0, retry=retry_of(clock, retry_on=CallTimeout, attempts=9))
+    call = await start(policy.call, slow)
+    await clock.advance(2.0 + 1.0 + 2.0)  # attempt, wait, attempt; a further wait would end too late
+    with pytest.raises(CallTimeout) as caught:
+        await call
+    assert seen == [5.0, 2.0]
+    assert "deadline" in "".join(caught.value.__notes__)
+    assert clock.pending == 0
+
+
+async def test_the_total_cuts_an_attempt_short(make: Make, clock: FakeClock) -> None:
+    dependency = Dependency()
+    dependency.hangs = True
+    call = await start(make(timeout=9.0, total=3.0).call, dependency)
+    await clock.advance(3.0)
+    with pytest.raises(CallTimeout, match="within 3 s"):
+        await call
+
+
+async def test_the_total_alone_is_a_limit(make: Make, clock: FakeClock) -> None:
+    dependency = Dependency()
+    dependency.hangs = True
+    call = await start(make(total=3.0).call, dependency)
+    await clock.advance(3.0)
+    with pytest.raises(CallTimeout):
+        await call
+
+
+async def test_the_callers_deadline_counts_too_and_scraps_of_it_prove_nothing(make: Make, clock: FakeClock) -> None:
+    dependency = Dependency()
+    dependency.hangs = True
+    breaker = breaker_of(clock, failure_threshold=1)
+    policy = make(timeout=4.0, breaker=breaker)
+
+    async def caller(seconds: float) -> None:
+        with deadline_scope(seconds, clock=clock):
+            await policy.call(dependency)
+
+    scraps = await start(caller, 1.0)
+    await clock.advance(1.0)
+    with pytest.raises(CallTimeout):
+        await scraps
+    assert str(breaker.state) == "closed"
+    fair = await start(caller, 3.0)
+    await clock.advance(3.0)
+    with pytest.raises(CallTimeout):
+        await fair
+    assert breaker.state is CircuitState.OPEN
+
+
+async def test_with_no_time_left_nothing_is_called(make: Make, clock: FakeClock) -> None:
+    dependency = Dependency()
+    with deadline_scope(1.0, clock=clock):
+        clock.move(1.0)
+        with pytest.raises(CallTimeout):
+            await make(timeout=4.0).call(dependency)
+    assert dependency.calls == 0
+
+
+class CountingLimiter:
+    def __init__(self, allowed: int) -> None:
+        self.left = allowed
+
+    async def wait(self, cost: int = 1) -> None:
+        self.acquire(cost)
+
+    def acquire(self, cost: int = 1) -> None:
+        self.left -= cost
+        if self.left < 0:
+            raise RateLimited("stock", 1.0)
+
+
+async def test_the_limiter_is_asked_once_per_call_and_the_fallback_serves_what_it_rejects(
+    make: Make, clock: FakeClock
+) -> None:
+    dependency = Dependency()
+    dependency.error = Down()
+    limiter = CountingLimiter(1)
+    policy = make(limiter=limiter, retry=retry_of(clock, attempts=2), fallback=Fallback(lambda failure: failure))
+    call = await start(policy.call, dependency)
+    await clock.advance(1.0)
+    assert isinstance(await call, Down)
+    assert dependency.calls == 2
+    assert limiter.left == 0
+    assert isinstance(await policy.call(dependency), RateLimited)
+    assert dependency.calls == 2
+    bare = make(limiter=CountingLimiter(0))
+    with pytest.raises(RateLimited):
+        await bare.call(dependency)
+
+
+async def test_the_retry_budget_is_paid_into_by_calls(make: Make, clock: FakeClock) -> None:
+    budget = RetryBudget(ratio=1.0, min_per_second=0.0, clock=clock)
+    dependency = Dependency()
+    policy = make(retry=retry_of(clock, budget=budget))
+    assert await policy.call(dependency) == 1
+    dependency.error = Down()
+    call = await start(policy.call, dependency)
+    await clock.advance(10.0)
+    with pytest.raises(Down):
+        await call
+    assert dependency.calls == 4, "two calls paid for two retries"
+
+
+async def test_a_result_can_be_tried_again(make: Make, clock: FakeClock) -> None:
+    dependency = Dependency()
+    policy = make(retry=retry_of(clock, retry_result=lambda result: result == 0))
+    call = await start(policy.call, dependency, 0)
+    await clock.advance(10.0)
+    assert await call == 0
+    assert dependency.calls == 3
+    assert await policy.call(dependency, 1) == 1
+
+
+async def test_an_operation_that_must_not_happen_twice_is_not_tried_again(make: Make, clock: FakeClock) -> None:
+    dependency = Dependency()
+    dependency.error = Down()
+    policy = make(retry=retry_of(clock, idempotency=Idempotency.NOT_IDEMPOTENT))
+    with pytest.raises(Down):
+        await policy.call(dependency)
+    assert dependency.calls == 1
+
+
+async def test_a_failure_result_counts_and_is_returned(make: Make, clock: FakeClock) -> None:
+    breaker = breaker_of(clock, failure_threshold=1, failure_result=lambda result: result == 0)
+    policy = make(breaker=breaker)
+    assert await policy.call(Dependency(), 0) == 0
+    assert breaker.state is CircuitState.OPEN
+
+
+async def test_slow_calls_are_measured(make: Make, clock: FakeClock) -> None:
+    breaker = breaker_of(clock, slow_call_seconds=1.0, slow_rate=1.0, minimum_calls=1)
+
+    async def slow() -> int:
+        await clock.sleep(1.5)
+        return 1
+
+    call = await start(make(breaker=breaker, timeout=5.0).call, slow)
+    await clock.advance(1.5)
+    assert await call == 1
+    assert breaker.state is CircuitState.OPEN
+
+
+async def test_a_trial_goes_through_and_closes_the_circuit(make: Make, clock: FakeClock) -> None:
+    dependency = Dependency()
+    dependency.error = Down()
+    breaker = breaker_of(clock, failure_threshold=1, success_threshold=1)
+    policy = make(breaker=breaker, timeout=1.0)
+    with pytest.raises(Down):
+        await policy.call(dependency)
+    dependency.error = None
+    clock.move(10.0)
+    assert await policy.call(dependency) == 1
+    assert breaker.state is CircuitState.CLOSED
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), KeyboardInterrupt(), SystemExit()])
+async def test_what_is_no_exception_passes_everything_and_releases_all(
+    make: Make, clock: FakeClock, error: BaseException
+) -> None:
+    breaker, bulkhead = breaker_of(clock), Bulkhead("stock", 1, 0)
+    policy = make(
+        breaker=breaker, bulkhead=bulkhead, timeout=1.0, retry=retry_of(clock), fallback=Fallback(lambda _: -1)
+    )
+
+    def end() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        await policy.call(end)
+    assert breaker.counts.neutral == 1
+    assert bulkhead.active == 0
+    assert clock.pending == 0
+
+
+async def test_cancelled_in_a_wait_it_ends_at_once(make: Make, clock: FakeClock) -> None:
+    dependency = Dependency()
+    dependency.error = Down()
+    call = await start(make(retry=retry_of(clock), fallback=Fallback(lambda _: -1)).call, dependency)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert clock.pending == 0
+
+
+async def test_the_callers_cancellation_beats_the_timeout(make: Make, clock: FakeClock) -> None:
+    dependency = Dependency()
+    dependency.hangs = True
+    call = await start(make(timeout=1.0).call, dependency)
+    clock.move(1.0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+async def test_an_answer_in_spite_of_the_cancellation_is_kept(make: Make, clock: FakeClock) -> None:
+    async def stubborn() -> str:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            return "late"
+        return "never"
+
+    async def caller() -> tuple[str, int]:
+        said = await make(timeout=1.0).call(stubborn)
+        await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None
+        return said, task.cancelling()
+
+    call = await start(caller)
+    await clock.advance(1.0)
+    assert await call == ("late", 0)
+
+
+async def test_every_attempt_is_told_with_its_outcome_and_seconds(make: Make, clock: FakeClock) -> None:
+    events = Events()
+    told: list[CallFinished] = []
+    events.subscribe(lambda event: told.append(event) if isinstance(event, CallFinished) else None)
+    breaker = breaker_of(clock, failure_threshold=3)
+    policy = make(breaker=breaker, timeout=1.0, events=events)
+    dependency = Dependency()
+    await policy.call(dependency)
+    dependency.error = Down()
+    with pytest.raises(Down):
+        await policy.call(dependency)
+    dependency.hangs = True
+    call = await start(policy.call, dependency)
+    await clock.advance(1.0)
+    with pytest.raises(CallTimeout):
+        await call
+    call = await start(policy.call, dependency)
+    call.cancel()
+    await asyncio.wait([call])
+    breaker.force_open()
+    with pytest.raises(CircuitBreakerOpen):
+        await policy.call(dependency)
+    with deadline_scope(1.0, clock=clock):
+        clock.move(1.0)
+        with pytest.raises(CallTimeout):
+            await policy.call(dependency)
+    assert [event.outcome for event in told] == ["success", "failure", "timeout", "neutral", "rejected", "neutral"]
+    assert [event.seconds for event in told] == [0, 0, 1.0, 0, 0, 0]
+    assert {event.row for event in told} == {"stock"}
+
+
+async def test_without_a_circuit_outcomes_are_told_too(make: Make) -> None:
+    events = Events()
+    told: list[str] = []
+    events.subscribe(lambda event: told.append(event[2]))
+    failing = Dependency()
+    failing.error = TransientError()
+    with pytest.raises(TransientError):
+        await make(events=events).call(failing)
+    assert told == ["failure"]
+
+
+async def test_hard_attempts_end_at_their_limit(make: Make, clock: FakeClock) -> None:
+    released = asyncio.Event()
+
+    async def hanging() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await released.wait()
+
+    policy = make(timeout=1.0, hard=True, max_abandoned=1)
+    call = await start(policy.call, hanging)
+    await clock.advance(1.0)
+    with pytest.raises(CallTimeout):
+        await call
+    assert policy.abandoned == 1
+    with pytest.raises(BulkheadFull):
+        await policy.call(Dependency())
+    released.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert policy.abandoned == 0
+
+
+class Twice:
+    """A hedge that always makes two attempts, one after the other."""
+
+    async def call(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        await func(*args, **kwargs)
+        return await func(*args, **kwargs)
+
+
+async def test_a_hedged_attempt_counts_for_the_circuit(clock: FakeClock) -> None:
+    breaker = breaker_of(clock)
+    policy = Policy("stock", hedge=Twice(), breaker=breaker, clock=clock)
+    assert await policy.call(Dependency()) == 1
+    assert breaker.counts.succeeded == 2
+    with pytest.raises(TypeError, match="event loop"):
+        policy.call_sync(lambda: 1)
+
+
+# -- without an event loop
+
+
+def test_sync_it_has_the_same_parts(clock: FakeClock) -> None:
+    calls: list[int] = []
+
+    def failing(value: int) -> object:
+        calls.append(value)
+        raise Down
+
+    breaker, bulkhead = breaker_of(clock, failure_threshold=2), Bulkhead("stock", 1, 0)
+    policy = Policy(
+        "stock",
+        breaker=breaker,
+        bulkhead=bulkhead,
+        retry=retry_of(clock, attempts=2),
+        fallback=Fallback(lambda failure: type(failure).__name__),
+        limiter=CountingLimiter(3),
+        total=100.0,
+        clock=clock,
+    )
+    assert policy.call_sync(failing, 1) == "Down"
+    assert clock.monotonic() == 1001.0, "the wait"
+    assert breaker.state is CircuitState.OPEN
+    assert policy.call_sync(failing, 1) == "CircuitBreakerOpen"
+    assert bulkhead.active == 0
+    breaker.reset()
+    assert policy.call_sync(lambda value: value, 5) == 5
+    assert policy.call_sync(failing, 1) == "RateLimited"
+    assert calls == [1, 1]
+
+
+def test_sync_without_a_fallback_errors_come_through(clock: FakeClock) -> None:
+    def failing() -> None:
+        raise Down
+
+    with pytest.raises(Down):
+        Policy("stock", clock=clock).call_sync(failing)
+    with pytest.raises(RateLimited):
+        Policy("stock", limiter=CountingLimiter(0), clock=clock).call_sync(failing)
+    with deadline_scope(1.0, clock=clock):
+        clock.move(1.0)
+        with pytest.raises(CallTimeout):
+            Policy("stock", clock=clock).call_sync(failing)
+
+
+def test_sync_as_a_decorator() -> None:
+    @Policy("stock", breaker=CircuitBreaker("stock"))
+    def double(value: int) -> int:
+        return 2 * value
+
+    assert double(2) == 4
+
+
+# -- settings
+
+
+@pytest.mark.parametrize("total", [0, -1.0])
+def test_bad_settings_are_named(total: float) -> None:
+    with pytest.raises(ValueError, match="total"):
+        Policy(total=total)
+
+
+def test_it_can_be_printed(clock: FakeClock) -> None:
+    policy = Policy(
+        "stock",
+        timeout=0.5,
+        total=2,
+        retry=Retry(attempts=3),
+        breaker=CircuitBreaker(window=50, failure_rate=0.5, slow_call_seconds=2, slow_rate=0.8, recovery_timeout=9),
+        bulkhead=Bulkhead("stock", 8, 64),
+        limiter=CountingLimiter(1),
+        fallback=Fallback(lambda _: 1, name="x"),
+    )
+    assert policy.timeout == 0.5
+    assert policy.describe() == (
+        "stock: limiter → total 2 s → retry up to 3 attempts → timeout 0.5 s → "
+        "circuit 50% failing or 80% over 2 s / 9 s → bulkhead 8 (+64 waiting) → call; fallback: <lambda>"
+    )
+    assert Policy("bare").describe() == "bare: call; fallback: none"
+    growing = CircuitBreaker(recovery_timeout=lambda _: 1.0)
+    assert "5 failures / growing" in Policy("x", breaker=growing, hedge=Twice(), hard=True, timeout=1).describe()

@@ -1,146 +1,256 @@
-"""Circuit breakers, deadlines, fallbacks and a durable write queue for asyncio services.
+"""Keeps an asyncio service useful while the things it depends on die; `docs` and the README say how and why.
 
 The core needs the standard library only. What talks to a real store lives in `resilience.integrations` and is
-never imported from here.
+never imported from here. A name is imported when it is first asked for, so that a program pays for what it uses.
 """
 
-from resilience.breaker import (
-    BreakerSnapshot,
-    CircuitBreaker,
-    Classify,
-    Counts,
-    Permit,
-    Transition,
-    Verdict,
-    default_classify,
-)
-from resilience.bulkhead import Bulkhead
-from resilience.cache import MemoryCache
-from resilience.circuit import CircuitState
-from resilience.clock import SYSTEM_CLOCK, Clock, FakeClock, SystemClock, Timer
-from resilience.deadline import (
-    ABANDONED,
-    AbandonedTasks,
-    Deadline,
-    current_deadline,
-    deadline_scope,
-    hard_timeout,
-    without_deadline,
-)
-from resilience.errors import (
-    BulkheadFull,
-    CallTimeout,
-    CircuitBreakerOpen,
-    CircuitHeldOpen,
-    MalformedOperation,
-    QueueError,
-    QueueFull,
-    QueueUnavailable,
-    ResilienceError,
-)
-from resilience.events import CallFinished, CallOutcome, Event, EventListener, Events, FallbackUsed, Transitioned
-from resilience.fallback import MISSING, Missing, Rung, RungOutcome, descend
-from resilience.matrix import Priority, Row, as_json, markdown
-from resilience.modes import Mode, ModeTracker, RowStatus, mode_of
-from resilience.outcome import Degradation, Served
-from resilience.policy import Policy
-from resilience.prober import Prober
-from resilience.queue import (
-    Burial,
-    Drainer,
-    DrainSettings,
-    Entry,
-    Fate,
-    Operation,
-    OperationRecord,
-    OperationStatus,
-    QueueAdmin,
-    QueueStats,
-    QueueStore,
-    Result,
-    Target,
-    TargetSession,
-)
-from resilience.retry import RetrySchedule, retry
-from resilience.row_policy import RowPolicy
-from resilience.writer import Accepted, DurableWriter, WriteRefused, Written
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "ABANDONED",
-    "MISSING",
-    "SYSTEM_CLOCK",
-    "AbandonedTasks",
-    "Accepted",
-    "BreakerSnapshot",
-    "Bulkhead",
-    "BulkheadFull",
-    "Burial",
-    "CallFinished",
-    "CallOutcome",
-    "CallTimeout",
-    "CircuitBreaker",
-    "CircuitBreakerOpen",
-    "CircuitHeldOpen",
-    "CircuitState",
-    "Classify",
-    "Clock",
-    "Counts",
-    "Deadline",
-    "Degradation",
-    "DrainSettings",
-    "Drainer",
-    "DurableWriter",
-    "Entry",
-    "Event",
-    "EventListener",
-    "Events",
-    "FakeClock",
-    "FallbackUsed",
-    "Fate",
-    "MalformedOperation",
-    "MemoryCache",
-    "Missing",
-    "Mode",
-    "ModeTracker",
-    "Operation",
-    "OperationRecord",
-    "OperationStatus",
-    "Permit",
-    "Policy",
-    "Priority",
-    "Prober",
-    "QueueAdmin",
-    "QueueError",
-    "QueueFull",
-    "QueueStats",
-    "QueueStore",
-    "QueueUnavailable",
-    "ResilienceError",
-    "Result",
-    "RetrySchedule",
-    "Row",
-    "RowPolicy",
-    "RowStatus",
-    "Rung",
-    "RungOutcome",
-    "Served",
-    "SystemClock",
-    "Target",
-    "TargetSession",
-    "Timer",
-    "Transition",
-    "Transitioned",
-    "Verdict",
-    "WriteRefused",
-    "Written",
-    "as_json",
-    "current_deadline",
-    "deadline_scope",
-    "default_classify",
-    "descend",
-    "hard_timeout",
-    "markdown",
-    "mode_of",
-    "retry",
-    "without_deadline",
-]
+if TYPE_CHECKING:
+    from resilience.backoff import Backoff as Backoff
+    from resilience.breaker import BreakerSnapshot as BreakerSnapshot
+    from resilience.breaker import CircuitBreaker as CircuitBreaker
+    from resilience.breaker import Classify as Classify
+    from resilience.breaker import Counts as Counts
+    from resilience.breaker import Permit as Permit
+    from resilience.breaker import Transition as Transition
+    from resilience.breaker import Verdict as Verdict
+    from resilience.breaker import classify_by as classify_by
+    from resilience.breaker import default_classify as default_classify
+    from resilience.bulkhead import Bulkhead as Bulkhead
+    from resilience.cache import MemoryCache as MemoryCache
+    from resilience.circuit import CircuitSettings as CircuitSettings
+    from resilience.circuit import CircuitState as CircuitState
+    from resilience.circuit import growing as growing
+    from resilience.classify import ERRORS as ERRORS
+    from resilience.classify import Category as Category
+    from resilience.classify import ErrorTable as ErrorTable
+    from resilience.clock import SYSTEM_CLOCK as SYSTEM_CLOCK
+    from resilience.clock import Clock as Clock
+    from resilience.clock import FakeClock as FakeClock
+    from resilience.clock import SystemClock as SystemClock
+    from resilience.clock import Timer as Timer
+    from resilience.datastore import CachedDataStore as CachedDataStore
+    from resilience.deadline import ABANDONED as ABANDONED
+    from resilience.deadline import AbandonedTasks as AbandonedTasks
+    from resilience.deadline import Deadline as Deadline
+    from resilience.deadline import current_deadline as current_deadline
+    from resilience.deadline import deadline_scope as deadline_scope
+    from resilience.deadline import hard_timeout as hard_timeout
+    from resilience.deadline import without_deadline as without_deadline
+    from resilience.errors import BulkheadFull as BulkheadFull
+    from resilience.errors import CallTimeout as CallTimeout
+    from resilience.errors import CircuitBreakerOpen as CircuitBreakerOpen
+    from resilience.errors import CircuitHeldOpen as CircuitHeldOpen
+    from resilience.errors import ClientError as ClientError
+    from resilience.errors import MalformedOperation as MalformedOperation
+    from resilience.errors import QueueError as QueueError
+    from resilience.errors import QueueFull as QueueFull
+    from resilience.errors import QueueUnavailable as QueueUnavailable
+    from resilience.errors import RateLimited as RateLimited
+    from resilience.errors import ResilienceError as ResilienceError
+    from resilience.errors import ServerError as ServerError
+    from resilience.errors import TransientError as TransientError
+    from resilience.events import CallFinished as CallFinished
+    from resilience.events import CallOutcome as CallOutcome
+    from resilience.events import Event as Event
+    from resilience.events import EventListener as EventListener
+    from resilience.events import Events as Events
+    from resilience.events import FallbackUsed as FallbackUsed
+    from resilience.events import Transitioned as Transitioned
+    from resilience.fallback import MISSING as MISSING
+    from resilience.fallback import Fallback as Fallback
+    from resilience.fallback import Missing as Missing
+    from resilience.fallback import Rung as Rung
+    from resilience.fallback import RungOutcome as RungOutcome
+    from resilience.fallback import descend as descend
+    from resilience.graceful import GracefulDegradation as GracefulDegradation
+    from resilience.graceful import get_graceful_degradation as get_graceful_degradation
+    from resilience.graceful import get_with_timeout_and_fallback as get_with_timeout_and_fallback
+    from resilience.graceful import retry_on_transient as retry_on_transient
+    from resilience.graceful import retry_with_backoff as retry_with_backoff
+    from resilience.graceful import with_fallback as with_fallback
+    from resilience.matrix import Priority as Priority
+    from resilience.matrix import Row as Row
+    from resilience.matrix import as_json as as_json
+    from resilience.matrix import markdown as markdown
+    from resilience.modes import Mode as Mode
+    from resilience.modes import ModeTracker as ModeTracker
+    from resilience.modes import RowStatus as RowStatus
+    from resilience.modes import mode_of as mode_of
+    from resilience.outcome import Degradation as Degradation
+    from resilience.outcome import Served as Served
+    from resilience.policy import Policy as Policy
+    from resilience.prober import Prober as Prober
+    from resilience.queue import Burial as Burial
+    from resilience.queue import Drainer as Drainer
+    from resilience.queue import DrainSettings as DrainSettings
+    from resilience.queue import Entry as Entry
+    from resilience.queue import Fate as Fate
+    from resilience.queue import Operation as Operation
+    from resilience.queue import OperationRecord as OperationRecord
+    from resilience.queue import OperationStatus as OperationStatus
+    from resilience.queue import QueueAdmin as QueueAdmin
+    from resilience.queue import QueueStats as QueueStats
+    from resilience.queue import QueueStore as QueueStore
+    from resilience.queue import Result as Result
+    from resilience.queue import Target as Target
+    from resilience.queue import TargetSession as TargetSession
+    from resilience.registry import BreakerRegistry as BreakerRegistry
+    from resilience.retry import Idempotency as Idempotency
+    from resilience.retry import Retry as Retry
+    from resilience.retry_budget import RetryBudget as RetryBudget
+    from resilience.row_policy import RowPolicy as RowPolicy
+    from resilience.timeout import Timeout as Timeout
+    from resilience.writer import Accepted as Accepted
+    from resilience.writer import DurableWriter as DurableWriter
+    from resilience.writer import WriteRefused as WriteRefused
+    from resilience.writer import Written as Written
+
+_HOMES = {
+    "backoff": ("Backoff",),
+    "breaker": (
+        "BreakerSnapshot",
+        "CircuitBreaker",
+        "Classify",
+        "Counts",
+        "Permit",
+        "Transition",
+        "Verdict",
+        "classify_by",
+        "default_classify",
+    ),
+    "bulkhead": ("Bulkhead",),
+    "cache": ("MemoryCache",),
+    "circuit": (
+        "CircuitSettings",
+        "CircuitState",
+        "growing",
+    ),
+    "classify": (
+        "Category",
+        "ERRORS",
+        "ErrorTable",
+    ),
+    "clock": (
+        "Clock",
+        "FakeClock",
+        "SYSTEM_CLOCK",
+        "SystemClock",
+        "Timer",
+    ),
+    "datastore": ("CachedDataStore",),
+    "deadline": (
+        "ABANDONED",
+        "AbandonedTasks",
+        "Deadline",
+        "current_deadline",
+        "deadline_scope",
+        "hard_timeout",
+        "without_deadline",
+    ),
+    "errors": (
+        "BulkheadFull",
+        "CallTimeout",
+        "CircuitBreakerOpen",
+        "CircuitHeldOpen",
+        "ClientError",
+        "MalformedOperation",
+        "QueueError",
+        "QueueFull",
+        "QueueUnavailable",
+        "RateLimited",
+        "ResilienceError",
+        "ServerError",
+        "TransientError",
+    ),
+    "events": (
+        "CallFinished",
+        "CallOutcome",
+        "Event",
+        "EventListener",
+        "Events",
+        "FallbackUsed",
+        "Transitioned",
+    ),
+    "fallback": (
+        "Fallback",
+        "MISSING",
+        "Missing",
+        "Rung",
+        "RungOutcome",
+        "descend",
+    ),
+    "graceful": (
+        "GracefulDegradation",
+        "get_graceful_degradation",
+        "get_with_timeout_and_fallback",
+        "retry_on_transient",
+        "retry_with_backoff",
+        "with_fallback",
+    ),
+    "matrix": (
+        "Priority",
+        "Row",
+        "as_json",
+        "markdown",
+    ),
+    "modes": (
+        "Mode",
+        "ModeTracker",
+        "RowStatus",
+        "mode_of",
+    ),
+    "outcome": (
+        "Degradation",
+        "Served",
+    ),
+    "policy": ("Policy",),
+    "prober": ("Prober",),
+    "queue": (
+        "Burial",
+        "DrainSettings",
+        "Drainer",
+        "Entry",
+        "Fate",
+        "Operation",
+        "OperationRecord",
+        "OperationStatus",
+        "QueueAdmin",
+        "QueueStats",
+        "QueueStore",
+        "Result",
+        "Target",
+        "TargetSession",
+    ),
+    "registry": ("BreakerRegistry",),
+    "retry": (
+        "Idempotency",
+        "Retry",
+    ),
+    "retry_budget": ("RetryBudget",),
+    "row_policy": ("RowPolicy",),
+    "timeout": ("Timeout",),
+    "writer": (
+        "Accepted",
+        "DurableWriter",
+        "WriteRefused",
+        "Written",
+    ),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # a test holds the table against the imports above
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -16,6 +16,7 @@ from random import Random
 from typing import Any, Final, NamedTuple
 
 from resilience.ambient import RANDOM
+from resilience.backoff import Backoff
 from resilience.window import FAILED, SLOW, CountWindow, TimeWindow, Window
 
 
@@ -210,20 +211,8 @@ def growing(
         ValueError: a setting is out of range; the text names it.
     """
     _seconds("base", base)
-    _seconds("cap", cap)
-    if not factor >= 1:
-        raise ValueError(f"factor must be at least 1, not {factor!r}")
-    if not 0 <= jitter < 1:
-        raise ValueError(f"jitter must be a share from 0 up to 1, not {jitter!r}")
-
-    def open_seconds(attempt: int) -> float:
-        try:
-            seconds = min(cap, base * factor**attempt)
-        except OverflowError:
-            seconds = cap
-        return seconds * random.uniform(1 - jitter, 1 + jitter)
-
-    return open_seconds
+    backoff = Backoff(base, factor=factor, cap=cap, jitter="proportional", share=jitter)
+    return lambda attempt: backoff.wait(attempt + 1, random)
 
 
 class Circuit:

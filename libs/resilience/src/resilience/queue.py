@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -30,6 +30,10 @@ from resilience.clock import SYSTEM_CLOCK, Clock
 from resilience.errors import BulkheadFull, CallTimeout, CircuitBreakerOpen, MalformedOperation, QueueUnavailable
 
 T = TypeVar("T")
+
+
+class QueueUnanswered(QueueUnavailable):
+    """The store was sent an operation and did not answer: whether it was accepted is unknown."""
 
 
 class OperationStatus(StrEnum):
@@ -158,12 +162,15 @@ class QueueAdmin(Protocol):
 class QueueStore(QueueAdmin, Protocol):
     """The durable sequence of accepted writes, shared by all instances of a service.
 
-    Every method raises QueueUnavailable when the store cannot be reached in time. ``append`` is atomic: when it
-    raises, nothing was accepted.
+    Every method raises QueueUnavailable when the store cannot be reached in time.
     """
 
     async def append(self, operation: Operation) -> OperationRecord:
-        """Accepts an operation, or returns what became of the same id before. Raises QueueFull."""
+        """Accepts an operation, or returns what became of the same id before.
+
+        Happens whole or not at all. Raises QueueFull, QueueUnavailable: nothing was accepted; QueueUnanswered: nobody
+        knows, so it must not be reported as refused.
+        """
         ...
 
     async def read(self, limit: int, after: str = "", *, claim: bool = False) -> tuple[Sequence[Entry], float]:
@@ -178,7 +185,7 @@ class QueueStore(QueueAdmin, Protocol):
         ...
 
     async def note_failure(self, operation_id: str, error: str) -> int:
-        """Counts a failed attempt and returns how many there were."""
+        """Counts a failed attempt and returns how many there were; 0 when the operation waits no more."""
         ...
 
     async def record(self, operation_id: str) -> OperationRecord | None:
@@ -250,7 +257,10 @@ class Plan:
     malformed: list[Entry] = field(default_factory=list)
 
 
-def plan(entries: Sequence[Entry], now: float, ttl: float, blocked: set[str]) -> Plan:
+# The rules of the drain: functions of what is known, without a clock and without effects.
+
+
+def plan(entries: Sequence[Entry], now: float, ttl: float, blocked: Container[str]) -> Plan:
     """Sorts entries by what is due; those of a blocked entity wait, expired ones included, so that order holds."""
     result = Plan()
     for entry in entries:
@@ -264,6 +274,72 @@ def plan(entries: Sequence[Entry], now: float, ttl: float, blocked: set[str]) ->
         else:
             result.apply.append(entry)
     return result
+
+
+def settlement(work: Plan, results: Sequence[Result]) -> tuple[list[Entry], list[Burial]]:
+    """What leaves the queue, and how, after the target has said what became of it. What it has not named stays.
+
+    A fence is the key, not an id: an operation and its replay may both be there.
+    """
+    expired = {entry.operation.fence: entry for entry in work.expired if entry.operation}
+    due = {entry.operation.fence: entry for entry in work.apply if entry.operation}
+    applied: list[Entry] = []
+    buried = [Burial(entry, "malformed", "not an operation") for entry in work.malformed]
+    for result in results:
+        fence = result.operation.fence
+        if result.fate is Fate.APPLIED:
+            applied.append(expired.get(fence) or due[fence])
+        elif fence in expired:
+            buried.append(Burial(expired[fence], "expired", "older than the queue's time to live"))
+        else:
+            buried.append(Burial(due[fence], "failed", result.error))
+    return applied, buried
+
+
+def retry_wait(attempts: int, waits: Sequence[float]) -> float | None:
+    """Seconds for which an entity is held back after its operation failed for the `attempts`-th time; None: no retry is
+    left, it is buried. With 0 attempts it waits no more: whatever the next walk finds there is newer."""
+    if attempts > len(waits):
+        return None
+    return waits[max(attempts, 1) - 1] if waits else 0.0
+
+
+def still_held(held: Mapping[str, float], now: float) -> dict[str, float]:
+    """The entities whose retry is not due yet.
+
+    Asked between two walks only: an entity that was held back in a walk stays so to its end, or a later write of it
+    would go first.
+    """
+    return {entity: due for entity, due in held.items() if due > now}
+
+
+def walk_pause(held: Mapping[str, float], now: float, contended_wait: float) -> float:
+    """Seconds until the next walk makes sense: until the first retry is due, or another drainer may have finished."""
+    return max(0.01, min(held.values()) - now) if held else contended_wait
+
+
+def next_batch_size(size: int, full: int, *, timed_out: bool) -> int:
+    """A batch that did not end in time is tried again at half its size; one that did brings the full size back."""
+    return max(1, size // 2) if timed_out else full
+
+
+class WalkEnd(StrEnum):
+    """How a walk over the queue ended."""
+
+    DONE = "done"
+    """At the end of the queue, with everything settled."""
+    LEFT = "left"
+    """At the end of the queue, but not everything could be applied yet."""
+    BUSY = "busy"
+    """Another drainer has the target."""
+    TIMED_OUT = "timed out"
+    OUTAGE = "outage"
+    """The target is gone: the circuit's recovery asks for a drain again."""
+
+    @property
+    def again(self) -> bool:
+        """Whether another walk should follow soon."""
+        return self not in (WalkEnd.DONE, WalkEnd.OUTAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +385,7 @@ class Drainer:
         self._clock = clock
         self._on_applied = on_applied
         self._kicked = asyncio.Event()
-        self._blocked: dict[str, float] = {}  # entities of a failing operation, and when its retry is due
+        self._held: dict[str, float] = {}  # entities of a failing operation, and when its retry is due
         self._batch_size = self._settings.batch_size
 
     def kick(self) -> None:
@@ -319,85 +395,82 @@ class Drainer:
     async def run(self) -> None:
         """Drains on every kick and every ``interval`` seconds, until cancelled."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.interval):
-                    await self._kicked.wait()
+            timer = self._clock.call_later(self._settings.interval, self._kicked.set)
+            try:
+                await self._kicked.wait()
+            finally:
+                timer.cancel()
             self._kicked.clear()
             await self.drain()
 
     async def drain(self) -> int:
-        """Passes over the queue until it is empty or the target or the store is gone; returns how many were settled."""
+        """Walks over the queue until it is empty or the target or the store is gone; returns how many were settled."""
         settled = 0
         with contextlib.suppress(QueueUnavailable, CircuitBreakerOpen, BulkheadFull):
             while True:
-                done, left = await self._pass()
+                done, end = await self._walk()
                 settled += done
-                if not left:
+                if not end.again:
                     break
-                await self._clock.sleep(self._pause())
+                pause = walk_pause(self._held, self._clock.monotonic(), self._settings.contended_wait)
+                await self._clock.sleep(pause)
         return settled
 
-    def _pause(self) -> float:
-        if not self._blocked:
-            return self._settings.contended_wait
-        return max(0.01, min(self._blocked.values()) - self._clock.monotonic())
-
-    async def _pass(self) -> tuple[int, bool]:
-        """One walk over the whole queue: (settled, something is left and worth another walk).
-
-        While a batch is applied, the next one is read and the one before it is settled.
-        """
-        settled, left = 0, False
-        now = self._clock.monotonic()
-        # Only here: an entity that was held back in a walk stays so to its end, or a later write of it would go first.
-        self._blocked = {entity: due for entity, due in self._blocked.items() if due > now}
-        tasks = _Tasks()
-        ahead = tasks.start(self._store.read(self._batch_size, claim=True))
-        settling = tasks.start(_nothing())
+    async def _walk(self) -> tuple[int, WalkEnd]:
+        """One walk over the whole queue: how many were settled, and how it ended."""
+        self._held = still_held(self._held, self._clock.monotonic())
+        walk = _Walk()
         try:
-            while True:
-                entries, time = await ahead
-                if not entries:
-                    await settling
-                    return settled, left
-                ahead = tasks.start(self._store.read(self._batch_size, entries[-1].position, claim=True))
-                applied, buried = await self._batch(entries, time)
-                await settling
-                settling = tasks.start(self._store.settle(applied, buried))
-                self._batch_size = self._settings.batch_size
-                settled += len(applied) + len(buried)
-                left = left or len(applied) + len(buried) < len(entries)
+            end = await self._batches(walk)
         except Busy:
-            return settled, True
+            end = WalkEnd.BUSY
         except CallTimeout:
-            self._batch_size = max(1, self._batch_size // 2)
-            return settled, True
+            self._resize(timed_out=True)
+            end = WalkEnd.TIMED_OUT
         except Exception as error:
             if not self._target.is_outage(error):
                 raise
-            return settled, False  # the circuit's recovery kicks again
+            end = WalkEnd.OUTAGE
         finally:
-            await tasks.finish(ahead)
+            await walk.finish()
+        return walk.settled, end
+
+    async def _batches(self, walk: _Walk) -> WalkEnd:
+        """While a batch is applied, the next one is read and the one before it is settled."""
+        left = False
+        create_task = asyncio.get_running_loop().create_task
+        ahead = walk.ahead = create_task(self._store.read(self._batch_size, claim=True))
+        while True:
+            entries, time = await ahead
+            if not entries:
+                await walk.settling
+                return WalkEnd.LEFT if left else WalkEnd.DONE
+            ahead = walk.ahead = create_task(self._store.read(self._batch_size, entries[-1].position, claim=True))
+            applied, buried = await self._batch(entries, time)
+            await walk.settling
+            walk.settling = create_task(self._store.settle(applied, buried))
+            self._resize(timed_out=False)
+            walk.settled += len(applied) + len(buried)
+            left = left or len(applied) + len(buried) < len(entries)
+
+    def _resize(self, *, timed_out: bool) -> None:
+        self._batch_size = next_batch_size(self._batch_size, self._settings.batch_size, timed_out=timed_out)
 
     async def _batch(self, entries: Sequence[Entry], now: float) -> tuple[list[Entry], list[Burial]]:
         """Brings the entries that are due to their fate in the target; returns what is to be settled."""
-        work = plan(entries, now, self._settings.ttl, set(self._blocked))
-        buried = [Burial(entry, "malformed", "not an operation") for entry in work.malformed]
+        work = plan(entries, now, self._settings.ttl, self._held)
+        results: list[Result] = []
         if expired := [entry.operation for entry in work.expired if entry.operation]:
-            await self._call(lambda: self._bury(expired, "expired"))
-            buried += [Burial(entry, "expired", "older than the queue's time to live") for entry in work.expired]
-        results = await self._apply([entry.operation for entry in work.apply if entry.operation])
-        by_id = {entry.operation.id: entry for entry in work.apply if entry.operation}
+            results += await self._call(lambda: self._bury(expired, "expired"))
+        results += await self._apply([entry.operation for entry in work.apply if entry.operation])
         applied = [result for result in results if result.fate is Fate.APPLIED]
-        dead = (result for result in results if result.fate is Fate.BURIED)
-        buried += [Burial(by_id[result.operation.id], "failed", result.error) for result in dead]
         if self._on_applied and applied:
             await self._on_applied(applied)
-        return [by_id[result.operation.id] for result in applied], buried
+        return settlement(work, results)
 
     async def _apply(self, operations: Sequence[Operation]) -> list[Result]:
         """Applies a batch in one transaction; a refused batch is halved until the refused operation stands alone."""
-        due = [operation for operation in operations if operation.entity not in self._blocked]
+        due = [operation for operation in operations if operation.entity not in self._held]
         if not due:
             return []
         try:
@@ -419,11 +492,14 @@ class Drainer:
                 raise Busy
             return await session.apply(operations)
 
-    async def _bury(self, operations: Sequence[Operation], error: str) -> None:
+    async def _bury(self, operations: Sequence[Operation], error: str) -> Sequence[Result]:
         async with self._target.session() as session:
             if session is None:
                 raise Busy
             await session.bury(operations, error)
+            # All of them are fenced now, and this only says as what: one may have been applied before, by a commit
+            # whose answer was lost. It would be applied twice if it became a dead letter and somebody replayed it.
+            return await session.apply(operations)
 
     async def _sort_out(self, results: Sequence[Result]) -> list[Result]:
         done = [result for result in results if result.fate is not Fate.REJECTED]
@@ -432,38 +508,38 @@ class Drainer:
                 done += await self._failed(result.operation, result.error)
         return done
 
-    async def _failed(self, operation: Operation, error: str) -> list[Result]:
+    async def _failed(self, operation: Operation, error: str) -> Sequence[Result]:
         """Counts the attempt: holds the entity back until the retry is due, or buries the operation."""
         attempts = await self._store.note_failure(operation.id, error)
-        waits = self._settings.retry_waits
-        if attempts <= len(waits):
-            self._blocked[operation.entity] = self._clock.monotonic() + waits[attempts - 1]
+        wait = retry_wait(attempts, self._settings.retry_waits)
+        self._held[operation.entity] = self._clock.monotonic() + (wait or 0.0)
+        if wait is not None:
             return []
-        await self._call(lambda: self._bury([operation], error))
-        self._blocked[operation.entity] = self._clock.monotonic()
-        return [Result(operation, Fate.BURIED, error)]
+        results: Sequence[Result] = await self._call(lambda: self._bury([operation], error))
+        return results
 
 
 async def _nothing() -> None:
     return None
 
 
-class _Tasks:
-    """What a pass has running beside itself; nothing of it outlives the pass."""
+class _Walk:
+    """A walk's count, and the two tasks that it has beside itself: they never outlive it, and their errors are seen."""
+
+    __slots__ = ("ahead", "settled", "settling")
 
     def __init__(self) -> None:
-        self._running: set[asyncio.Task[Any]] = set()
+        self.settled = 0
+        self.ahead: asyncio.Task[tuple[Sequence[Entry], float]] | None = None
+        self.settling: asyncio.Task[None] = asyncio.get_running_loop().create_task(_nothing())
 
-    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
-
-    async def finish(self, unwanted: asyncio.Task[Any]) -> None:
-        """Drops the read that nobody waits for, and lets the rest (a settlement) end: its store bounds it."""
-        unwanted.cancel()
-        for error in await asyncio.gather(unwanted, *self._running, return_exceptions=True):
+    async def finish(self) -> None:
+        """Drops the read that nobody waits for, and lets the settlement end: its store bounds it."""
+        tasks: list[asyncio.Task[Any]] = [self.settling]
+        if self.ahead is not None:
+            self.ahead.cancel()
+            tasks.append(self.ahead)
+        for error in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(error, Exception) and not isinstance(error, QueueUnavailable):
                 raise error
 
