@@ -1,6 +1,7 @@
 """The memory cache: bounded in bytes and in time."""
 
 import sys
+import threading
 import tracemalloc
 
 import pytest
@@ -80,6 +81,36 @@ def test_the_size_it_counts_is_about_the_size_it_takes() -> None:
     finally:
         tracemalloc.stop()
     assert 0.8 < cache.bytes_used / taken < 1.25
+
+
+def test_eight_threads_keep_the_bound_and_the_books() -> None:
+    cache = MemoryCache(5_000, ttl=300.0)
+    failures: list[BaseException] = []
+
+    def work(thread: int) -> None:
+        try:
+            for turn in range(400):
+                key = str((thread + turn) % 40)
+                cache.set(key, b"x" * turn, ttl=0.0 if turn % 7 == 0 else None)
+                cache.get(key)
+                if turn % 5 == 0:
+                    cache.delete(key)
+                if turn % 100 == 99:
+                    cache.clear()
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert not failures
+    assert cache.bytes_used <= 5_000
+    for number in range(40):
+        cache.delete(str(number))
+    assert (len(cache), cache.bytes_used) == (0, 0)
 
 
 @pytest.mark.parametrize(("size", "ttl", "field"), [(0, 1.0, "max_bytes"), (1, 0.0, "ttl"), (1, float("nan"), "ttl")])

@@ -560,20 +560,17 @@ async def test_a_hedge_records_latencies_and_follows_them(clock: FakeClock) -> N
     hedge = hedge_of(clock, tracker)
     for _ in range(20):  # too few are known: nothing is hedged
         await outcome(clock, hedge.call(Service(clock, 0.1)), 0.1)
-    delay = tracker()
-    assert delay == pytest.approx(0.1, rel=0.11)
-    for _ in range(20):  # the first attempt's time counts, as far as it is known: not the hedge's
-        result, seconds = await outcome(clock, hedge.call(Service(clock, 9.0, 0.4)), 1.0)
-        assert result == 1
-    grown = tracker()
-    assert grown is not None
-    assert grown == pytest.approx(seconds, rel=0.11)
+    assert tracker() == pytest.approx(0.1, rel=0.11)
+    for _ in range(2):  # the first attempt's time counts, as far as it is known: not the hedge's
+        assert (await outcome(clock, hedge.call(Service(clock, 9.0, 0.4)), 1.0))[0] == 1
+    known = tracker()
+    assert known == pytest.approx(0.5, rel=0.15)
     error = OSError()
-    for _ in range(500):  # failures say nothing about how long an answer takes
+    for _ in range(100):  # failures say nothing about how long an answer takes
         await outcome(clock, hedge.call(Service(clock, error)), 0.0)
-    result, _ = await outcome(clock, hedge.call(Service(clock, (0.9, error), 0.9)), 9.0)
-    assert result == 1
-    assert tracker() == grown
+    for _ in range(10):
+        assert (await outcome(clock, hedge.call(Service(clock, (0.9, error), 0.9)), 9.0))[0] == 1
+    assert tracker() == known
 
 
 @pytest.mark.parametrize(

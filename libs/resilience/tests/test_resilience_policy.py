@@ -151,7 +151,12 @@ async def test_the_fallback_serves_what_is_left(make: Make, clock: FakeClock) ->
     dependency.error = Down()
     seen: list[BaseException] = []
     breaker = breaker_of(clock, failure_threshold=1)
-    policy = make(breaker=breaker, fallback=Fallback(lambda failure: (seen.append(failure), -1)[1]))
+
+    def serve(failure: BaseException) -> int:
+        seen.append(failure)
+        return -1
+
+    policy = make(breaker=breaker, fallback=Fallback(serve))
     assert await policy.call(dependency) == -1
     assert await policy.call(dependency) == -1
     assert isinstance(seen[0], Down)

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resilience.clock import FakeClock
@@ -54,8 +54,8 @@ class Source:
             self.ended += 1
 
 
-def cache_of(clock: FakeClock, **settings: Any) -> StaleCache[int]:
-    return StaleCache("stock", **{"max_age": 10.0, "stale_if_error": 100.0, "clock": clock, **settings})
+def cache_of(clock: FakeClock, **changed: Any) -> StaleCache[int]:
+    return StaleCache("stock", **{"max_age": 10.0, "stale_if_error": 100.0, "clock": clock, **changed})
 
 
 async def turns(count: int = 20) -> None:
@@ -802,6 +802,75 @@ async def test_what_was_put_while_a_load_failed_is_served_as_fresh() -> None:
     assert (served.value, served.degraded) == (7, False)
 
 
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("get"), st.integers(0, 3)),
+        st.tuples(st.just("cancel"), st.integers(0, 3)),
+        st.tuples(st.sampled_from(["finish", "fail", "write", "put", "turn"]), st.just(0)),
+        st.tuples(st.just("tick"), st.integers(1, 12)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS)
+def test_nobody_is_served_what_was_outdated_before_he_asked(steps: list[tuple[str, int]]) -> None:
+    async def play() -> None:
+        clock = FakeClock()
+        cache = cache_of(clock, stale_while_revalidate=5.0, load_timeout=30.0)
+        version = 0
+        loads: list[asyncio.Future[bool]] = []
+        callers: dict[int, tuple[int, asyncio.Task[Served[int]]]] = {}
+
+        async def load() -> int:
+            seen = version
+            loads.append(asyncio.get_running_loop().create_future())
+            if not await loads[-1]:
+                raise ConnectionError
+            return seen
+
+        def check(caller: int) -> None:
+            asked, task = callers.pop(caller)
+            if not task.cancelled() and task.exception() is None:
+                assert task.result().value >= asked
+
+        def end(good: bool) -> None:
+            for gate in loads:
+                if not gate.done():
+                    gate.set_result(good)
+                    return
+
+        for step, number in steps:
+            if step == "get" and number not in callers:
+                callers[number] = (version, asyncio.create_task(cache.get("k", load)))
+            elif step == "cancel" and number in callers:
+                callers[number][1].cancel()
+            elif step in ("finish", "fail"):
+                end(step == "finish")
+            elif step == "write":
+                version += 1
+                cache.invalidate("k")
+            elif step == "put":
+                version += 1
+                cache.put("k", version)
+            elif step == "tick":
+                await clock.advance(number)
+            else:
+                await turns(2)
+            assert cache.stats().loading <= 1
+            for caller in [caller for caller, (_, task) in callers.items() if task.done()]:
+                check(caller)
+        await clock.advance(31.0)
+        for caller in tuple(callers):
+            assert callers[caller][1].done()
+            check(caller)
+        await cache.aclose()
+        assert (cache.stats().loading, clock.pending, len(ABANDONED)) == (0, 0, 0)
+
+    asyncio.run(play())
+
+
 # -- bounds
 
 
@@ -868,7 +937,7 @@ def test_jitter_shortens_ages_and_never_lengthens_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "field"),
+    ("changed", "field"),
     [
         ({"max_age": -1.0}, "max_age"),
         ({"max_age": float("nan")}, "max_age"),
@@ -883,9 +952,9 @@ def test_jitter_shortens_ages_and_never_lengthens_them() -> None:
         ({"jitter": 1.1}, "jitter"),
     ],
 )
-def test_a_bad_setting_fails_by_name(settings: dict[str, Any], field: str) -> None:
+def test_a_bad_setting_fails_by_name(changed: dict[str, Any], field: str) -> None:
     with pytest.raises(ValueError, match=field):
-        StaleCache("x", **settings)
+        StaleCache("x", **changed)
 
 
 # -- ending

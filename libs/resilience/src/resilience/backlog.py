@@ -136,8 +136,7 @@ class Backlog:
     def sent(self) -> int:
         """The batch was taken by the stream; returns how many events it had."""
         count = len(self._flying)
-        if not self._retrying:
-            self._suspects = max(0, self._suspects - count)
+        self._suspects = max(0, self._suspects - count)
         self._flying = ()
         return count
 

@@ -308,6 +308,7 @@ class _Race:
     def stop(self) -> None:
         """Cancel what still runs."""
         self._timer.cancel()
+        del self._timer  # it refers to this race
         self._losers = tuple(self._running)
         for task in self._losers:
             self._hedge._abandoned.abandon(task)
@@ -322,6 +323,7 @@ class _Race:
     def first_error(self) -> BaseException:
         """The first attempt's error; the others as its notes."""
         (_, error), *others = sorted(self.errors.items())
+        self.errors.clear()
         for attempt, other in others:
             note = f"hedge {attempt} failed: {type(other).__name__}"  # a driver's text may hold an address or a value
             if note not in getattr(error, "__notes__", ()):  # one error object may be raised again and again

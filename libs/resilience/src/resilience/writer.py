@@ -48,8 +48,8 @@ class Accepted:
 class WriteRefused(ResilienceError):
     """Neither the database nor the queue took the write; ``full`` when the queue had no room, ``retry_after`` in s.
 
-    ``certain``: it will never take effect. Otherwise the database or the queue was sent it and has not answered, so it
-    may take effect yet, once: its author should be told that, and may repeat it under the same id.
+    ``certain``: this call has had no effect and will have none. Otherwise the database or the queue was sent the write and
+    has not answered, so it may take effect yet, once: its author should hear that, and may repeat it under the same id.
     """
 
     def __init__(self, *, full: bool, retry_after: float, certain: bool = True) -> None:
