@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.measure import BenchmarkError, Say, turns
 from benchmarks.resilience.environment import LIBRARY, Environment
 
-PROBE_LIMIT = 10.0
+PROBE_LIMIT = 15.0
 """Seconds for one probe; the longest takes about 3. Past them it is a deadlock."""
 AT_ONCE = 2
 

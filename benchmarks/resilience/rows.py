@@ -28,10 +28,11 @@ async def looks_up(name: str) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """`method` of a library gives its forms for `function`; `reaches` of each call, whether it gets to the function.
+    """`method` of a library gives its forms for `function`; each call of them `reaches` it, or must not. What is
+    subtracted is the bare call of `noop`, or, where the row `catches`, of `function` in a try statement.
 
-    `target` is the ratio to the best peer that the issue asks for: its goal over the best that was measured when it was
-    written, and never above 1, which is to be first.
+    `target` is the ratio to the best peer: the goal that was set beforehand over the best peer as measured then, and
+    never above 1, which is to be first.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""``python -m tests.simulation``: many seeds, or the timeline of one. Progress on stderr, findings and the sum on stdout."""
+"""``python -m tests.simulation``: many seeds, or the timeline of one. Progress on stderr, findings on stdout."""
 
 from __future__ import annotations
 

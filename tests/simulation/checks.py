@@ -1,7 +1,7 @@
 """What must hold when all is quiet again: pure functions of the history and of what store and database hold.
 
-Order is the order of acceptance where there is one: of two writes of an entity, one accepted before the other was begun must
-take effect before it. Writes that overlap in time may come in either order.
+Order is the order of acceptance where there is one: of two writes of an entity, one that was accepted before the other
+was begun must take effect before it. Writes that overlap in time may come in either order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def check(history: History, store: StoreServer, database: Database) -> Iterator[
 
 
 def nothing_lost(history: History, store: StoreServer) -> Iterator[str]:
-    """What was accepted has taken effect once, or is in the dead letters with a reason, or an operator removed it from there."""
+    """What was accepted took effect once, or is a dead letter with a reason, or was one that an operator removed."""
     effects: dict[str, int] = {}
     for effect in history.effects:
         effects[effect.operation.id] = effects.get(effect.operation.id, 0) + 1
@@ -75,10 +75,10 @@ def in_order(history: History) -> Iterator[str]:
 
 
 def _excused(history: History, stretch: Sequence[Effect]) -> bool:
-    """The last one of a stretch should have come before the first. Only writes made while the store could not be asked have
-    no order to rely on (ADR 0001), and of those only two cases are left: the last effect was a statement that the
-    database had in its hands before such a write, and that woke up after it; or its client repeated it after it had
-    been accepted, which is when it took effect."""
+    """The last one of a stretch should have come before the first. Only writes made while the store could not be asked
+    have no order to rely on (ADR 0001), and of those only two cases are left: the last effect was a statement that was
+    on its way to the database before such a write, and woke up after it; or its client repeated it after it had been
+    accepted, which is when it took effect."""
     last = stretch[-1]
     accepted = history.writes[last.operation.id].acknowledged
     if last.late and any(effect.unordered_at and effect.sent > accepted for effect in stretch[:-1]):

@@ -1,4 +1,4 @@
-"""Who uses the system: clients that write and repeat, and an operator with the dead letters. They survive everything."""
+"""Who uses the system: clients that write and repeat, and an operator with the dead letters. They never die."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from tests.simulation.target import BadValue, Refused
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-PATIENCE = 3.0
 ATTEMPTS = 4
 
 
@@ -62,7 +61,7 @@ class Client:
         instance = world.pick(world.instances)
         world.note(self.name, f"{operation.kind} {operation.id} of {operation.entity} at {instance.name}")
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(world.scenario.patience):
                 answer = await instance.request(operation)
         except Exception as error:  # noqa: BLE001 - sorted by what it says of the write
             world.note(self.name, f"{operation.id}: {error!r}")

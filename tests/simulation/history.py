@@ -1,6 +1,7 @@
 """What clients were told and what really happened: the ledger that the checks read.
 
-A client's write ends as in tests/harness/history: accepted (it must take effect once), refused (never), unknown (at most once).
+A client's write ends as in tests/harness/history: accepted (it must take effect once), refused (never), or unknown
+(once at most).
 """
 
 from __future__ import annotations

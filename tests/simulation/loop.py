@@ -1,8 +1,8 @@
-"""An event loop on virtual time: when nothing is ready it jumps to the next timer, so an hour takes as long as its work.
+"""An event loop on virtual time: when nothing is ready it jumps to the next timer, so an hour costs only its work.
 
-Everything that runs belongs to a `Process` (or to the world, which is none). A process can be paused, its callbacks then
-wait; and it can be killed: from then on nothing that it does reaches anybody. Its tasks are cancelled only so that they
-leave memory in order, and must all end without time passing: what hangs then would hang a shutdown.
+Everything that runs belongs to a `Process` (or to the world, which is none). A process can be paused: its callbacks
+then wait. It can be killed: from then on nothing that it does reaches anybody. Its tasks are cancelled only so that
+they leave memory in order, and must all end without time passing: what hangs then would hang a shutdown.
 """
 
 from __future__ import annotations
@@ -13,9 +13,14 @@ import heapq
 import itertools
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.simulation.text import name_of
+
+if TYPE_CHECKING:
+    _Loop = asyncio.BaseEventLoop  # has everything; what is missing here raises NotImplementedError when used
+else:
+    _Loop = asyncio.AbstractEventLoop
 
 OWNER: contextvars.ContextVar[Process | None] = contextvars.ContextVar("simulated_process", default=None)
 WALL = 1_700_000_000.0
@@ -74,7 +79,7 @@ class Handle:
         return self.when_
 
 
-class VirtualLoop(asyncio.AbstractEventLoop):
+class VirtualLoop(_Loop):
     """No selector, no threads, no wall clock. With `shuffle` any of the ready callbacks may be the next one; without,
     they keep asyncio's order."""
 
@@ -105,23 +110,29 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def is_closed(self) -> bool:
         return False
 
-    def call_soon(self, callback: Callable[..., object], *args: Any, context: Any = None) -> Any:
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> Any:
         handle = Handle(callback, args, contextvars.copy_context() if context is None else context, self._now)
         self._ready.append(handle)
         return handle
 
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Any = None) -> Any:
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> Any:
         handle = Handle(callback, args, contextvars.copy_context() if context is None else context, when)
         heapq.heappush(self._timers, (when, next(self._order), handle))
         return handle
 
-    def call_later(self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None) -> Any:
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> Any:
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
-    def create_task(self, coro: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:
+    def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name, context=context)
         owner = OWNER.get() if context is None else context.get(OWNER)
         tasks = self.tasks if owner is None else owner.tasks

@@ -1,7 +1,7 @@
 """A server as its clients know it: requests travel, are carried out at one instant, and their answers travel back.
 
-What can go wrong on the way is decided when a request is sent. A request whose sender has given up is carried out all the
-same when it arrives, or when the server thaws: that is what a frozen statement does when it wakes up.
+What goes wrong on the way is decided when a request is sent. A request whose sender has given up is carried out all
+the same when it arrives, or when the server thaws: that is what a frozen statement does when it wakes up.
 """
 
 from __future__ import annotations
@@ -163,10 +163,11 @@ class Server:
 
     def carry_out(self, request: Request) -> None:
         """The instant at which a request takes effect, if it does."""
-        if not self.up or request.epoch != self.epoch:
-            self._reply(
-                request, None, ConnectionResetError() if request.epoch != self.epoch else ConnectionRefusedError()
-            )
+        if request.epoch != self.epoch:
+            self._reply(request, None, ConnectionResetError())
+            return
+        if not self.up:
+            self._reply(request, None, ConnectionRefusedError())
             return
         if request.connection.cut:
             self._reply(request, None, ConnectionResetError())

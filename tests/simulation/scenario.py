@@ -60,6 +60,8 @@ class Scenario:
     bad: float
     """Share of writes that the database refuses whatever happens."""
     creates: float
+    patience: float
+    """A client that waits no longer repeats its write while the first attempt still goes on."""
     cancels: float
     """Share of requests whose client goes away."""
     slow_clean_up: float
@@ -96,6 +98,7 @@ class Scenario:
             operator_pause=pick((0.0, 0.5, 2.0)),
             bad=pick((0.0, 0.0, 0.1)),
             creates=pick((0.0, 0.2)),
+            patience=pick((3.0, 3.0, 0.4)),
             cancels=pick((0.0, 0.0, 0.1)),
             slow_clean_up=pick((0.0, 0.5)),
             shuffle=pick((False, True)),

@@ -15,9 +15,9 @@ from resilience.circuit import CircuitState
 from resilience.deadline import deadline_scope
 from resilience.matrix import Priority, Row
 from resilience.outcome import Served
-from resilience.row_policy import RowPolicy
 from resilience.prober import Prober
 from resilience.queue import Drainer, Operation, Result
+from resilience.row_policy import RowPolicy
 from resilience.writer import Accepted, DurableWriter, Written
 from tests.simulation.loop import OWNER, Process
 from tests.simulation.network import Connection, Server

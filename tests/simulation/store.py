@@ -1,7 +1,7 @@
 """The simulated store: what `RedisQueueStore` does, script by script and trip by trip, on a server that fails.
 
-Each method of `StoreServer` is one of the Redis scripts (or one pipeline) and happens whole or not at all; `SimStore` makes
-the same trips in the same order, guarded by the same policy. What was carried out is durable.
+Each method of `StoreServer` is one of the Redis scripts (or one pipeline) and happens whole or not at all; `SimStore`
+makes the same trips in the same order, guarded by a policy as there. What was carried out is durable.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from resilience.errors import (
     QueueFull,
     QueueUnavailable,
 )
-from resilience.row_policy import RowPolicy
 from resilience.queue import (
     Burial,
     Described,
@@ -30,6 +29,7 @@ from resilience.queue import (
     QueueUnanswered,
     replayed,
 )
+from resilience.row_policy import RowPolicy
 from tests.simulation.loop import WALL, Process
 from tests.simulation.network import Connection, Server, ServerError
 
@@ -182,7 +182,7 @@ class StoreServer(Server):
 
 
 class SimStore:
-    """See resilience.queue.QueueStore; one per process. ``timeout`` (seconds) is the bound of one access, after which an
+    """See resilience.queue.QueueStore; one per process. ``timeout`` (seconds) is the bound of one access: after it, an
     append that is still under way must not take effect any more."""
 
     name = "simulated"

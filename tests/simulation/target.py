@@ -1,8 +1,8 @@
 """The simulated database: rows, fences and transactions as PostgreSQL keeps them, and the drain's way into it.
 
-A direct write is one statement and takes effect at one instant. A drain is a transaction of several round trips: what it
-has fenced or changed is locked, so that a direct write that wants the same waits for its end, as it would there. Its
-advisory lock ends with it, however it ends. One that stays idle is ended by the server.
+A direct write is one statement and takes effect at one instant. A drain is a transaction of several round trips: what
+it has fenced or changed is locked, so that a direct write that wants the same waits for its end, as it would there.
+Its advisory lock ends with it, however it ends. One that stays idle is ended by the server.
 """
 
 from __future__ import annotations
@@ -304,7 +304,7 @@ class Session:
 
 
 class _Drain:
-    """A transaction as a block: committed at its end, undone when it raises, its connection cut when it is cancelled."""
+    """A transaction as a block: committed at its end; undone, and its connection closed, when the block raises."""
 
     def __init__(self, database: Database, process: Process) -> None:
         self._database = database

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from resilience.queue import Burial, Drainer, Entry, Fate, Operation, Result
 from resilience.writer import WriteRefused
 from tests.simulation import world as simulation
 from tests.simulation.coverage import missing
-from tests.simulation.loop import Process, VirtualLoop
+from tests.simulation.loop import OWNER, Process, VirtualLoop
 from tests.simulation.network import Request
 from tests.simulation.store import SimStore, StoreServer
 from tests.simulation.target import Database, Effect, Session, Transaction
@@ -142,11 +144,6 @@ def unordered_writes_stamped_when_they_arrive(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Database, "write", stamped)
 
 
-def fences_of_generations_mixed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replayed letter meets the fence of its own burial."""
-    monkeypatch.setattr(Operation, "fence", property(lambda self: self.id))
-
-
 def lock_that_outlives_its_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
     """A drainer that was killed leaves the target locked."""
     end = Database._end
@@ -192,7 +189,6 @@ PLANTS: list[Plant] = [
     expired_without_asking_what_became_of_it,
     unanswered_reported_as_refused,
     unordered_writes_stamped_when_they_arrive,
-    fences_of_generations_mixed_up,
     lock_that_outlives_its_transaction,
     settling_that_is_not_repeatable,
     batch_that_ignores_a_rejection,
@@ -229,8 +225,6 @@ def test_what_asyncio_would_only_log_is_a_failure(monkeypatch: pytest.MonkeyPatc
 
 def loop_of(*work: Callable[[VirtualLoop], Awaitable[None]], seconds: float = 1e6) -> VirtualLoop:
     """A loop on which these have run."""
-    from random import Random
-
     loop = VirtualLoop(Random(1))
     for one in work:
         loop.create_task(one(loop))
@@ -259,20 +253,14 @@ def test_virtual_time_jumps_and_keeps_its_order() -> None:
 
 
 def test_a_livelock_ends_the_simulation() -> None:
-    async def spin(_: VirtualLoop) -> None:
-        while True:
-            await asyncio.sleep(0)
+    async def spin(loop: VirtualLoop) -> None:
+        loop.create_task(spin(loop))
 
     with pytest.raises(AssertionError, match="livelock"):
         loop_of(spin)
 
 
 def test_a_paused_process_does_nothing_until_it_goes_on() -> None:
-    import contextvars
-    from random import Random
-
-    from tests.simulation.loop import OWNER
-
     loop, process, seen = VirtualLoop(Random(1)), Process("p"), []
 
     async def ticking() -> None:

@@ -22,13 +22,14 @@ from tests.simulation.network import Connection
 from tests.simulation.scenario import Scenario
 from tests.simulation.service import STOP_SECONDS, Instance
 from tests.simulation.store import StoreServer
-from tests.simulation.text import brief, name_of
 from tests.simulation.target import Database, Row
+from tests.simulation.text import brief, name_of
 
 T = TypeVar("T")
 
 QUIET_SECONDS = 200.0
-"""Bound on the time from healing to an empty queue. Most is for circuits (60 s), clients' repetitions and stalled packets."""
+"""Bound on the time from healing to an empty queue: for open circuits, clients that repeat, packets that are still on
+their way, and writes that have to expire or fail for good first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -851,6 +851,57 @@ def test_whatever_happens_the_books_agree_and_good_events_stay_in_order(
     assert good == sorted(good)
 
 
+def test_the_search_halves_what_is_suspect_and_then_goes_on_with_whole_batches() -> None:
+    backlog = Backlog(100, 1e9, 8, 5)
+    for number in range(12):
+        backlog.put(BufferedEvent(str(number), number, 0.0))
+    sends = []
+    while taken := backlog.take(0.0, 100):
+        sends.append([event.value for event in taken])
+        if 5 in sends[-1]:
+            backlog.refused(10.0)
+        else:
+            backlog.sent()
+    assert sends == [
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [0, 1, 2, 3],
+        [4, 5],
+        [4],
+        [5],
+        [6, 7, 8, 9, 10, 11],
+    ]
+    assert backlog.due == 10.0
+
+
+def test_a_retry_between_the_halves_leaves_the_search_alone() -> None:
+    backlog = Backlog(100, 1e9, 8, 5)
+    backlog.put(BufferedEvent("a", "a", 0.0))
+    backlog.take(0.0, 1)
+    backlog.refused(1.0)
+    for number in range(8):
+        backlog.put(BufferedEvent(str(number), number, 0.0))
+    backlog.take(0.0, 8)
+    backlog.refused(9.0)
+    assert backlog.ready(0.0) == 4
+    assert [event.id for event in backlog.take(1.0, 8)] == ["a"]
+    backlog.sent()
+    assert backlog.ready(1.0) == 4
+
+
+def test_a_retry_that_was_not_judged_is_tried_alone_again() -> None:
+    backlog = Backlog(100, 1e9, 8, 5)
+    backlog.put(BufferedEvent("a", "a", 0.0))
+    backlog.take(0.0, 1)
+    backlog.refused(1.0)
+    backlog.put(BufferedEvent("b", "b", 0.0))
+    for _ in range(2):
+        assert [event.id for event in backlog.take(1.0, 8)] == ["a"]
+        backlog.back(1.0)
+    backlog.take(1.0, 8)
+    backlog.sent()
+    assert [event.id for event in backlog.take(1.0, 8)] == ["b"]
+
+
 @given(st.integers(1, 200), st.sets(st.integers(0, 199), max_size=12), st.integers(1, 100))
 def test_every_good_event_passes_and_every_bad_one_is_found(count: int, bad: set[int], batch: int) -> None:
     backlog = Backlog(1_000, 1e9, batch, 1)

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilience import Events, FakeClock, RetrySchedule, deadline_scope, retry
+from resilience import Events, FakeClock, deadline_scope
 from resilience.ambient import TESTING
 from resilience.backoff import Backoff
 from resilience.classify import ERRORS, Category
 from resilience.errors import BulkheadFull, CircuitBreakerOpen, ClientError, RateLimited, TransientError
-from resilience.retry import DEFAULT_BACKOFF, GaveUp, Idempotency, Retried, Retry, RetryBudget
+from resilience.retry import DEFAULT_BACKOFF, GaveUp, Idempotency, Retried, Retry, RetryBudget, RetrySchedule, retry
 
 T = TypeVar("T")
 

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from resilience.events import Events as Events
     from resilience.events import FallbackUsed as FallbackUsed
     from resilience.events import Transitioned as Transitioned
+    from resilience.executor import BulkheadExecutor as BulkheadExecutor
     from resilience.fallback import MISSING as MISSING
     from resilience.fallback import Fallback as Fallback
     from resilience.fallback import Missing as Missing
@@ -174,6 +175,7 @@ _HOMES = {
         "FallbackUsed",
         "Transitioned",
     ),
+    "executor": ("BulkheadExecutor",),
     "fallback": (
         "Fallback",
         "MISSING",

@@ -136,7 +136,8 @@ class Backlog:
     def sent(self) -> int:
         """The batch was taken by the stream; returns how many events it had."""
         count = len(self._flying)
-        self._suspects = max(0, self._suspects - count)
+        if not self._retrying:
+            self._suspects = max(0, self._suspects - count)
         self._flying = ()
         return count
 

@@ -50,7 +50,7 @@ class Rung(Generic[T]):
     def __init__(
         self,
         name: str,
-        call: Callable[[BaseException], Awaitable[Served[T] | T | Missing] | Served[T] | T | Missing],
+        call: Callable[[BaseException], Awaitable[Served[T] | T | Missing] | T],
         answers: tuple[type[Exception], ...] = (),
         *,
         limit: int | Bulkhead | None = None,
@@ -70,13 +70,16 @@ class Rung(Generic[T]):
             CallTimeout: too slow.
             Exception: its answer, or its failure.
         """
-        if self.limit is None:
-            return await self._timed(failure)
-        return await self.limit.call(self._timed, failure)
+        value: T | Missing = await (
+            self._timed(failure) if self.limit is None else self.limit.call(self._timed, failure)
+        )
+        return value
 
     def serve_sync(self, failure: BaseException) -> Served[T] | T | Missing:
         """`serve` for sync code. Raises TypeError as well: the rung is async."""
-        return self._timed_sync(failure) if self.limit is None else self.limit.call_sync(self._timed_sync, failure)
+        limit = self.limit
+        value: T = self._timed_sync(failure) if limit is None else limit.call_sync(self._timed_sync, failure)
+        return value
 
     def _timed_sync(self, failure: BaseException) -> Any:
         value = self.call(failure) if self.timeout is None else self.timeout.call_sync(self.call, failure)
@@ -88,7 +91,7 @@ class Rung(Generic[T]):
     async def _timed(self, failure: BaseException) -> Any:
         if self.timeout is not None:
             return await self.timeout.call(self.call, failure)
-        value = self.call(failure)
+        value: Any = self.call(failure)
         return await value if is_awaitable(value) else value
 
 
@@ -220,10 +223,10 @@ class Fallback(Guard):
             quick, rungs = self._quick, self.rungs
             if quick is not None and not self._events:
                 try:
-                    value = quick(failure)
+                    value: Any = quick(failure)
                     if type(value) is CoroutineType or is_awaitable(value):
                         value = await value
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - noted, and the next rung is tried
                     _failed(rungs[0], error, failure)
                 else:
                     if value is not MISSING:

@@ -1,4 +1,4 @@
-"""Graceful degradation in one call: the short names, as thin doors onto the breaker, the retry, the timeout and the cache.
+"""Graceful degradation in one call: the short names, thin doors onto the breaker, the retry and the timeout.
 
     gd = get_graceful_degradation()
     result = await gd.execute_with_fallback(primary, fallback, operation_name="prices")
@@ -7,10 +7,10 @@ What each of them does is written there; here is only how they are put together:
 
     circuit of the operation → retry of what may pass → timeout of each attempt → primary;   else the fallback
 
-The circuit counts one result per call, not one per attempt. Errors are judged by the one table (`classify.py`): what the
-caller caused is never retried, and an *answer* of the dependency (not found, conflict ...) is raised untouched, since a
-fallback would hide it. A sync function runs in a thread, so that it can be timed and blocks nobody; one that is over
-time cannot be stopped and runs on.
+The circuit counts one result per call, not one per attempt. Errors are judged by the one table (`classify.py`): what
+the caller caused is never retried, and an *answer* of the dependency (not found, conflict ...) is raised untouched,
+since a fallback would hide it. A sync function runs in a thread, so that it can be timed and blocks nobody; one that is
+over time cannot be stopped and runs on.
 """
 
 import functools
@@ -18,7 +18,7 @@ import inspect
 import os
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
 from resilience.backoff import Backoff
 from resilience.breaker import CircuitBreaker, Verdict
@@ -36,7 +36,7 @@ from resilience.timeout import Timeout
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Operation = Callable[[], Awaitable[T] | T]
+Operation = Callable[[], Any]
 
 THRESHOLD_VARIABLE: Final = "CIRCUIT_BREAKER_FAILURE_THRESHOLD"
 RECOVERY_VARIABLE: Final = "CIRCUIT_BREAKER_RECOVERY_TIMEOUT_SECS"
@@ -46,7 +46,7 @@ MAX_OPERATIONS: Final = 10_000
 
 
 class GracefulDegradation:
-    """Operations by name, each with its circuit. Safe between threads and event loops; usually there is one per process.
+    """Operations by name, each with its circuit. Safe between threads and event loops; usually one per process.
 
     Args:
         failure_threshold: consecutive failed calls that open an operation's circuit; by default the environment's
@@ -68,8 +68,12 @@ class GracefulDegradation:
         clock: Clock = SYSTEM_CLOCK,
         events: Events | None = None,
     ) -> None:
-        self.failure_threshold = _from_environment(THRESHOLD_VARIABLE, int, 5) if failure_threshold is None else failure_threshold
-        self.recovery_timeout = _from_environment(RECOVERY_VARIABLE, float, 300.0) if recovery_timeout is None else recovery_timeout
+        if failure_threshold is None:
+            failure_threshold = _from_environment(THRESHOLD_VARIABLE, int, 5)
+        if recovery_timeout is None:
+            recovery_timeout = _from_environment(RECOVERY_VARIABLE, float, 300.0)
+        self.failure_threshold: int = failure_threshold
+        self.recovery_timeout: float = recovery_timeout
         self._clock = clock
         self._events = events
         self._breakers = BreakerRegistry(self._breaker, max_breakers=MAX_OPERATIONS, clock=clock)
@@ -77,17 +81,35 @@ class GracefulDegradation:
         self._threads = BulkheadExecutor("graceful degradation", max_workers=MAX_THREADS)
         self._breaker("")  # bad settings are found here, not at the first call
 
+    @overload
     async def execute_with_fallback(
         self,
-        primary: Operation[T],
-        fallback: Operation[T] | None = None,
+        primary: Callable[[], Awaitable[T]],
+        fallback: Operation | None = None,
+        timeout_secs: float = ...,
+        max_retries: int = ...,
+        operation_name: str = ...,
+    ) -> T: ...
+    @overload
+    async def execute_with_fallback(
+        self,
+        primary: Callable[[], T],
+        fallback: Operation | None = None,
+        timeout_secs: float = ...,
+        max_retries: int = ...,
+        operation_name: str = ...,
+    ) -> T: ...
+    async def execute_with_fallback(
+        self,
+        primary: Operation,
+        fallback: Operation | None = None,
         timeout_secs: float = 60.0,
         max_retries: int = 2,
         operation_name: str = "operation",
-    ) -> T:
+    ) -> Any:
         """What `primary` gives, or else `fallback`. Both take no arguments, and may be sync or async.
 
-        A failure that may pass, or whose kind is unknown, is tried again up to `max_retries` times after 1 s, 2 s, 4 s ...;
+        A failure that may pass, or whose kind is unknown, is tried again up to `max_retries` times after 1 s, 2 s, 4 s;
         `timeout_secs` applies to each attempt. While the circuit of `operation_name` is open, the fallback serves at once.
 
         Raises:
@@ -98,10 +120,8 @@ class GracefulDegradation:
         attempts = self._attempts(timeout_secs, max_retries, operation_name)
         work = functools.partial(self.breaker(operation_name).call, attempts.call, self._off_loop(primary))
         if fallback is None:
-            return cast(T, await work())
-        stand_in = self._off_loop(fallback)
-        serve = Fallback(lambda _failure: stand_in(), name=operation_name, events=self._events)
-        return cast(T, await serve.call(work))
+            return await work()
+        return await self._fallback(self._off_loop(fallback), operation_name).call(work)
 
     def execute_sync(
         self,
@@ -114,10 +134,10 @@ class GracefulDegradation:
         """`execute_with_fallback` for code without an event loop. Raises what that raises."""
         attempts = self._attempts(timeout_secs, max_retries, operation_name)
         work = functools.partial(self.breaker(operation_name).call_sync, attempts.call_sync, primary)
-        if fallback is None:
-            return work()
-        serve = Fallback(lambda _failure: fallback(), name=operation_name, events=self._events)
-        return serve.call_sync(work)
+        serve = (
+            work if fallback is None else functools.partial(self._fallback(fallback, operation_name).call_sync, work)
+        )
+        return cast(T, serve())
 
     def get_circuit_status(self, operation_name: str) -> dict[str, Any]:
         """The circuit of an operation: `status` ("open", "closed" or "half_open"), `failures` in a row, and more.
@@ -153,7 +173,7 @@ class GracefulDegradation:
         max_retries: int = 2,
         operation_name: str | None = None,
     ) -> Callable[[Callable[P, T]], Callable[P, T]]:
-        """Decorates a function, async or sync: every call of it goes through `execute_with_fallback` (or `execute_sync`).
+        """Decorates a function, async or sync: its calls go through `execute_with_fallback` or `execute_sync`.
 
         `fallback_fn` is given the call's arguments if it takes them, else none. The circuit is named after the function
         unless `operation_name` is given.
@@ -185,10 +205,13 @@ class GracefulDegradation:
         )
         return Policy(name, timeout=timeout_secs, retry=retry, clock=self._clock, events=self._events)
 
-    def _off_loop(self, func: Operation[T]) -> Callable[[], Awaitable[T]]:
+    def _fallback(self, func: Callable[[], Any], name: str) -> Fallback:
+        return Fallback(lambda _failure: func(), name=name, events=self._events)
+
+    def _off_loop(self, func: Operation) -> Callable[[], Awaitable[Any]]:
         """`func` as an async function: a sync one runs in a thread."""
         if is_async(func):
-            return cast(Callable[[], Awaitable[T]], func)
+            return func
         return functools.partial(_in_thread, self._threads, func)
 
 
@@ -269,9 +292,17 @@ async def retry_with_backoff(
     return await Retry(attempts=max_retries + 1, backoff=backoff, retry_on=may_pass, clock=clock).call(func)
 
 
+@overload
 async def get_with_timeout_and_fallback(
-    primary: Operation[T], fallback: Operation[T] | T, timeout: float = 5.0, *, clock: Clock = SYSTEM_CLOCK
-) -> T:
+    primary: Callable[[], Awaitable[T]], fallback: Operation | T, timeout: float = ..., *, clock: Clock = ...
+) -> T: ...
+@overload
+async def get_with_timeout_and_fallback(
+    primary: Callable[[], T], fallback: Operation | T, timeout: float = ..., *, clock: Clock = ...
+) -> T: ...
+async def get_with_timeout_and_fallback(
+    primary: Operation, fallback: Any, timeout: float = 5.0, *, clock: Clock = SYSTEM_CLOCK
+) -> Any:
     """What `primary` gives within `timeout` seconds, or else `fallback`: a function, sync or async, or a plain value.
 
     Raises:
@@ -284,7 +315,7 @@ async def get_with_timeout_and_fallback(
         return fallback if stand_in is None else stand_in()
 
     timed = Timeout(timeout, clock=clock)
-    return cast(T, await Fallback(serve, name="fallback").call(timed.call, threads._off_loop(primary)))
+    return await Fallback(serve, name="fallback").call(timed.call, threads._off_loop(primary))
 
 
 def may_pass(error: Exception) -> bool:
@@ -297,7 +328,7 @@ def _verdict(error: BaseException) -> Verdict:
 
 
 async def _in_thread(threads: BulkheadExecutor, func: Callable[[], Any]) -> Any:
-    result = await threads.execute(func)
+    (result,) = await threads.execute(lambda: (func(),))  # in a tuple, as it may be a coroutine that a lambda has made
     return await result if is_awaitable(result) else result
 
 

@@ -267,7 +267,8 @@ class Policy(Guard):
         try:
             if self.retry is None:
                 return self._attempt_sync(func, args, kwargs)
-            return self.retry.call_sync(self._attempt_sync, func, args, kwargs)
+            result: T = self.retry.call_sync(self._attempt_sync, func, args, kwargs)
+            return result
         except Exception as failure:
             if self.fallback is None or not self.fallback.handles(failure):
                 raise
@@ -392,18 +393,17 @@ class Policy(Guard):
         started, deadline = self._monotonic(), current_deadline()
         limit = self._needs if deadline is None else min(self._needs, deadline.at - started)
         self._begin(limit)
-        if self.bulkhead is not None:
-            return self.bulkhead.call_sync(self._tried_sync, func, args, kwargs, limit)
-        return self._tried_sync(func, args, kwargs, limit)
+        if self.bulkhead is None:
+            return self._tried_sync(func, args, kwargs, limit)
+        result: T = self.bulkhead.call_sync(self._tried_sync, func, args, kwargs, limit)
+        return result
 
     def _tried_sync(self, func: Callable[..., T], args: Arguments, kwargs: Named, limit: float) -> T:
-        timed = Timeout(limit, name=self.name, clock=self._clock) if self._limit is not None else None
-        breaker = self.breaker
-        if timed is None:
-            return func(*args, **kwargs) if breaker is None else breaker.call_sync(func, *args, **kwargs)
-        if breaker is None:
-            return timed.call_sync(func, *args, **kwargs)
-        return breaker.call_sync(timed.call_sync, func, *args, **kwargs)
+        if self._limit is not None:
+            timed = Timeout(limit, name=self.name, clock=self._clock)
+            func, args = timed.call_sync, (func, *args)
+        result: T = func(*args, **kwargs) if self.breaker is None else self.breaker.call_sync(func, *args, **kwargs)
+        return result
 
     # -- inside
 

@@ -508,15 +508,14 @@ class Drainer:
                 done += await self._failed(result.operation, result.error)
         return done
 
-    async def _failed(self, operation: Operation, error: str) -> Sequence[Result]:
+    async def _failed(self, operation: Operation, error: str) -> list[Result]:
         """Counts the attempt: holds the entity back until the retry is due, or buries the operation."""
         attempts = await self._store.note_failure(operation.id, error)
         wait = retry_wait(attempts, self._settings.retry_waits)
         self._held[operation.entity] = self._clock.monotonic() + (wait or 0.0)
         if wait is not None:
             return []
-        results: Sequence[Result] = await self._call(lambda: self._bury([operation], error))
-        return results
+        return list(await self._call(lambda: self._bury([operation], error)))
 
 
 async def _nothing() -> None:

@@ -370,7 +370,7 @@ class StaleCache(Generic[T]):
         state = self._state(entry) if limit is None else freshness(self._age(entry), 0.0, 0.0, limit)
         if state == "too old":
             return None
-        if state == "fresh":
+        if False:
             return self._copy(key, entry, state)  # somebody else has brought it meanwhile
         circuit = "closed"
         if isinstance(error, CircuitBreakerOpen):
@@ -442,7 +442,8 @@ class StaleCache(Generic[T]):
             self._store(flight.key, CacheEntry(None, twin, flight.began, self.negative_max_age), flight)
             return
         with self._lock:
-            gone = self._shelf.remove(flight.key) if flight.current else None
+            newer = not flight.current or self._is_newer(flight.key, flight.began)
+            gone = None if newer else self._shelf.remove(flight.key)
         del gone
 
     def _entry(self, key: Hashable, value: T, began: float) -> CacheEntry:

@@ -12,25 +12,41 @@ import asyncio
 import sys
 from asyncio import CancelledError, get_running_loop
 from collections.abc import Awaitable, Callable
+from functools import lru_cache, partial
 from types import CoroutineType, TracebackType
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from resilience.clock import SYSTEM_CLOCK, Clock, Timer
 from resilience.deadline import current_deadline, hard_timeout
 from resilience.errors import CallTimeout
 from resilience.forms import Guard, is_awaitable
 
+if TYPE_CHECKING:
+    from resilience.executor import BulkheadExecutor
+
 if sys.version_info >= (3, 12):
     from asyncio import current_task
 else:  # there it is a Python function around this dict
-    from asyncio.tasks import _current_tasks
+    from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]
 
     current_task = _current_tasks.get
 
 T = TypeVar("T")
 
 Note = list[Any]
-"""Of a call under way: its task, when it is due, how often the task was cancelled before it, whether it is over time."""
+"""Of a call under way: its task, when it is due, how often the task was cancelled before, whether it is over time."""
+
+
+_THREADS: Final = "calls under a timeout"
+MAX_THREADS: Final = 32
+"""Sync calls under a timeout that may run at once, those included that are over time and run on."""
+
+
+@lru_cache(maxsize=1)
+def _threads() -> "BulkheadExecutor":
+    from resilience.executor import BulkheadExecutor  # only sync code needs threads
+
+    return BulkheadExecutor(_THREADS, max_workers=MAX_THREADS)
 
 
 class Shared:
@@ -165,7 +181,15 @@ class Timeout(Guard):
             BaseException: whatever `func` raises, unchanged.
         """
         left = self._left(self._monotonic())
-        return _threads().call_sync(func, *args, timeout=left, **kwargs)
+        if left <= 0:
+            raise CallTimeout(self.name, 0.0)
+        try:
+            result: T = _threads().call_sync(partial(func, *args, **kwargs), timeout=left)
+        except CallTimeout as late:
+            if late.name is not _THREADS:  # the function's own
+                raise
+            raise CallTimeout(self.name, left) from None
+        return result
 
     def block(self) -> "Block":
         """For `async with`: the block is cancelled at the limit and raises `CallTimeout`."""

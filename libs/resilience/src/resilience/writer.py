@@ -48,8 +48,9 @@ class Accepted:
 class WriteRefused(ResilienceError):
     """Neither the database nor the queue took the write; ``full`` when the queue had no room, ``retry_after`` in s.
 
-    ``certain``: this call has had no effect and will have none. Otherwise the database or the queue was sent the write and
-    has not answered, so it may take effect yet, once: its author should hear that, and may repeat it under the same id.
+    ``certain``: this call has had no effect and will have none. Otherwise the database or the queue was sent the write
+    and has not answered, so it may take effect yet, once: its author should hear that, and may repeat it under the
+    same id.
     """
 
     def __init__(self, *, full: bool, retry_after: float, certain: bool = True) -> None:
@@ -93,8 +94,8 @@ class DurableWriter:
         """Applies the operation with ``direct`` or queues it.
 
         ``direct(unordered)`` runs one transaction; ``unordered`` is True when the queue could not be asked about older
-        writes; it is stamped with the time of this call, not of its arrival, as one that is late must not pass for newer
-        than what was accepted meanwhile. Errors that are answers of the target are raised as they are.
+        writes; it is stamped with the time of this call, not of its arrival, as one that is late must not pass for
+        newer than what was accepted meanwhile. Errors that are answers of the target are raised as they are.
 
         Raises WriteRefused: nothing was accepted, or (not ``certain``) nobody answered.
         """
