@@ -215,7 +215,8 @@ class Server:
         if epoch != self.epoch and error is None and self.world.random() < 0.7:
             self.world.count(f"{self.name}: answer lost in a crash")
             error = ConnectionResetError()
-        if request.about and (error is None or not isinstance(error, ConnectionResetError | ServerError)):
+        clear = error is None or not isinstance(error, ConnectionResetError | ServerError)
+        if request.about and clear and not (owner is not None and owner.paused):
             self.world.history.answered(request.about)
         if error is not None:
             future.set_exception(error)

@@ -151,8 +151,7 @@ class World:
         yield change(self.circuit, self.now)
 
     def probe(self) -> Iterator[Change | None]:
-        if self.circuit.state is OPEN:
-            self.circuit.early = True
+        self.circuit.probed()
         return iter(())
 
 

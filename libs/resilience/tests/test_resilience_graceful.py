@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -76,11 +76,10 @@ def gd(clock: FakeClock) -> GracefulDegradation:
 
 
 @pytest.fixture(autouse=True)
-def _own_process_wide(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_process_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graceful, "_shared", None)
     monkeypatch.delenv("CIRCUIT_BREAKER_FAILURE_THRESHOLD", raising=False)
     monkeypatch.delenv("CIRCUIT_BREAKER_RECOVERY_TIMEOUT_SECS", raising=False)
-    return
 
 
 # -- execute_with_fallback
@@ -187,7 +186,7 @@ async def test_a_sync_function_that_blocks_is_timed_and_blocks_nobody() -> None:
     gd = GracefulDegradation()
     released = threading.Event()
     result = await gd.execute_with_fallback(
-        lambda: released.wait(30), lambda: "fallback", timeout_secs=0.01, max_retries=0
+        lambda: str(released.wait(30)), lambda: "fallback", timeout_secs=0.01, max_retries=0
     )
     assert result == "fallback"
     released.set()

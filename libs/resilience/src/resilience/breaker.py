@@ -15,7 +15,7 @@ from functools import lru_cache
 from types import CoroutineType, TracebackType
 from typing import Any, Final, NamedTuple, TypeVar, overload
 
-from resilience.circuit import CLOSED, GIL, HALF_OPEN, OPEN, RULES, Change, Circuit, CircuitSettings
+from resilience.circuit import CLOSED, HALF_OPEN, OPEN, RULES, Change, Circuit, CircuitSettings
 from resilience.circuit import CircuitState as CircuitState
 from resilience.clock import SYSTEM_CLOCK, Clock
 from resilience.errors import CircuitBreakerOpen, CircuitHeldOpen, ResilienceError
@@ -334,12 +334,12 @@ class CircuitBreaker(Guard):
         circuit, settings = self._circuit, self._settings
         door = circuit.door
         if door < 0:
-            if GIL and circuit.state is OPEN and not circuit.early:
-                left = circuit.until - settings.monotonic()
-                if left > 0:
-                    self._rejected += 1
-                    kind = CircuitHeldOpen if circuit.held else CircuitBreakerOpen
-                    raise kind(self.name, None if circuit.held else left, circuit.last_error)
+            left = circuit.shut_until - settings.monotonic()
+            if left > 0:
+                self._rejected += 1
+                if circuit.held:
+                    raise CircuitHeldOpen(self.name, None, circuit.last_error)
+                raise CircuitBreakerOpen(self.name, left, circuit.last_error)
             return await self._try(func, args, kwargs)
         self._started += 1
         timed = settings.timed
@@ -371,7 +371,13 @@ class CircuitBreaker(Guard):
 
     def call_sync(self, func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """`call` for a sync `func`, without an event loop."""
-        generation, began = self._enter()
+        circuit, settings = self._circuit, self._settings
+        generation = circuit.door
+        if generation < 0:
+            generation, began = self._enter()
+        else:
+            self._started += 1
+            began = settings.monotonic() if settings.timed else 0.0
         try:
             result = func(*args, **kwargs)
         except BaseException as error:
@@ -430,9 +436,8 @@ class CircuitBreaker(Guard):
         """
         circuit = self._circuit
         with self._lock:
-            # A hold ignores it, and forgets it when it ends.
-            if circuit.state is OPEN and generation in (None, circuit.generation):
-                circuit.early = True
+            if generation in (None, circuit.generation):
+                circuit.probed()
 
     # -- by hand
 

@@ -223,19 +223,19 @@ class EventBuffer:
             batch = self._backlog.take(self._monotonic(), count)
         if not batch:
             return None  # another sender was quicker, or they are gone
+        failure: Exception | None = None
+        unjudged = True
         try:
             failure = await self._attempt(self._send, batch, self.send_timeout)
-            away = failure is not None and self._stream_is_away(failure)
-        except BaseException:
-            self._back()
-            raise
-        if failure is None:
-            self._took(len(batch))
-            return None
-        if away:
-            self._back()
-            return self._next_attempt()
-        return self._refuse(batch, failure)
+            unjudged = failure is not None and self._stream_is_away(failure)
+            if failure is None:
+                self._took(len(batch))
+                return None
+            return self._next_attempt() if unjudged else self._refuse(batch, failure)
+        finally:
+            if unjudged:  # the stream is away, or we are being stopped
+                self._back()
+            del failure  # it refers to this frame by its traceback: break the cycle
 
     async def _attempt(self, call: Callable[[Any], Awaitable[object]], what: object, limit: float) -> Exception | None:
         """Why it failed, or `None`. Raises only if we are being stopped ourselves."""

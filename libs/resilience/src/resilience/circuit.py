@@ -234,6 +234,7 @@ class Circuit:
         "openings",
         "settings",
         "shadow",
+        "shut_until",
         "since",
         "state",
         "successes",
@@ -258,6 +259,8 @@ class Circuit:
         does not switch threads (it does so where functions begin, at calls and at loops), and does not collect
         garbage, as they make no containers. Without the global lock the door is always -1.
         """
+        self.shut_until = 0.0
+        """While open, when a trial may happen at the earliest, for whoever finds the door shut; 0 says: ask `tick`."""
         self.since = now
         self.failures = 0
         self.last_error: BaseException | None = None
@@ -347,6 +350,12 @@ class Circuit:
         if self.state is HALF_OPEN:
             self.in_flight -= 1
 
+    def probed(self) -> None:
+        """A probe found the dependency well: the trial need not wait for the open time. A hold ignores it."""
+        if self.state is OPEN and not self.held:
+            self.early = True
+            self._shut()
+
     # -- by hand
 
     def hold(self, state: CircuitState, now: float) -> Change | None:
@@ -354,6 +363,7 @@ class Circuit:
         change = self._enter(state, now, HELD_OPEN if state is OPEN else HELD_CLOSED)
         self.held = True
         self.until = math.inf
+        self._shut()
         return change
 
     def watch(self, now: float) -> Change | None:
@@ -369,9 +379,11 @@ class Circuit:
         until = now + min(seconds, MAX_OPEN_SECONDS)
         if self.state is OPEN:
             self.until, self.told_until = max(self.until, until), max(self.told_until, until)
+            self._shut()
             return None
         change = self._enter(OPEN, now, TOLD_TO_WAIT)
         self.until = self.told_until = until
+        self._shut()
         return change
 
     def half_open(self, now: float) -> Change | None:
@@ -453,6 +465,7 @@ class Circuit:
         self.openings = openings + 1
         self.told_until = now + told
         self.until = now + max(self.settings.open_seconds(openings), told)
+        self._shut()
         return change
 
     def _enter(self, state: CircuitState, now: float, reason: str) -> Change | None:
@@ -464,6 +477,7 @@ class Circuit:
         self.held = self.shadow = self.early = False
         self.in_flight = self.successes = self.wrong = 0
         self.until = self.told_until = now
+        self.shut_until = 0.0
         if state is CLOSED:
             self.failures = self.openings = 0
             self.last_error = None
@@ -471,6 +485,10 @@ class Circuit:
         if change is not None:
             self.since = now
         return change
+
+    def _shut(self) -> None:
+        if GIL and self.state is OPEN:
+            self.shut_until = self.told_until if self.early else self.until
 
     def _change(self, new: CircuitState, reason: str) -> Change:
         window = self.window

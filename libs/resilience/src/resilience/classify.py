@@ -145,6 +145,8 @@ class ErrorTable:
         rule = self._nearest(kind)
         if rule[1] is _by_status and kind.__module__ == "builtins":
             rule = (rule[0], None)  # Python's own errors carry no status
+        elif rule[1] is _by_status and not any(name in vars(one) for one in kind.__mro__ for name in _STATUS_NAMES):
+            rule = (rule[0], _by_own_status)
         if len(cache) >= self.MAX_TYPES:
             cache.clear()  # classes made at run time must not pile up
         cache[kind] = rule
@@ -216,6 +218,15 @@ def _by_status(_table: ErrorTable, error: Exception) -> Finding | None:
         if isinstance(name, str) and name in _GRPC:
             return _GRPC[name]
     return None
+
+
+def _by_own_status(table: ErrorTable, error: Exception) -> Finding | None:
+    """`_by_status` for classes that define none: only the error itself may carry one."""
+    return _by_status(table, error) if peek(error, "__dict__") else None
+
+
+_STATUS_NAMES: Final = ("status_code", "status", "response", "code", "__getattr__")
+"""What a class defines whose errors may carry a status without holding it themselves."""
 
 
 def _statuses(error: Exception) -> Iterator[object]:

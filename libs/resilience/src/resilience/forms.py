@@ -7,8 +7,9 @@ block of code has `async with` and `with` of its own.
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from types import CoroutineType
-from typing import Any, ParamSpec, TypeVar, overload
+from inspect import isawaitable
+from types import GeneratorType, MethodType
+from typing import Any, Final, ParamSpec, TypeVar, overload
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,8 +23,22 @@ def is_async(func: Callable[..., Any]) -> bool:
 
 
 def is_awaitable(result: object) -> bool:
-    """`inspect.isawaitable` with the usual case first; on the hot path test `type(result) is CoroutineType` before."""
-    return type(result) is CoroutineType or inspect.isawaitable(result)
+    """`inspect.isawaitable`, but asked once per type; on the hot path test `type(result) is CoroutineType` before."""
+    known = _AWAITABLE.get(type(result))
+    return _learn(result) if known is None else known
+
+
+_AWAITABLE: dict[type, bool] = {}
+_MAX_TYPES: Final = 1_024
+
+
+def _learn(result: object) -> bool:
+    answer = isawaitable(result)
+    if type(result) is not GeneratorType:  # some are, some are not
+        if len(_AWAITABLE) >= _MAX_TYPES:
+            _AWAITABLE.clear()  # types made at run time must not pile up
+        _AWAITABLE[type(result)] = answer
+    return answer
 
 
 class Guard:
@@ -45,20 +60,13 @@ class Guard:
 
     def __call__(self, func: Callable[P, T]) -> Callable[P, T]:
         """Decorate `func`: every call of it is guarded."""
-        wrapper: Any
-        if is_async(func):
-
-            @functools.wraps(func)
-            async def guarded(*args: Any, **kwargs: Any) -> Any:
-                return await self.call(func, *args, **kwargs)
-
-            wrapper = guarded
-        else:
-
-            @functools.wraps(func)
-            def guarded_sync(*args: Any, **kwargs: Any) -> Any:
-                return self.call_sync(func, *args, **kwargs)
-
-            wrapper = guarded_sync
-        result: Callable[P, T] = wrapper
+        guarded: Any = Guarded(self.call if is_async(func) else self.call_sync, func)
+        result: Callable[P, T] = functools.update_wrapper(guarded, func)
         return result
+
+
+class Guarded(functools.partial):  # type: ignore[type-arg]
+    """A decorated function or method. A partial adds nothing to a call's cost, and `inspect` knows if it is async."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else MethodType(self, instance)

@@ -53,9 +53,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_RELAPSES: Final = 4
-"""A ramp begins with half the budget for each relapse before it, up to so many ..."""
+"""For each relapse before it, up to so many, a ramp begins with half the budget and is twice as careful ..."""
 MAX_LONGER: Final = 2
-"""... and takes twice as long for each, up to so many."""
+"""... and, up to so many, takes twice as long."""
 
 
 class RecoveryThrottled(BulkheadFull):
@@ -201,7 +201,8 @@ class RecoveryGovernor:
         max_seconds: how long a ramp may last in all; five times `ramp_seconds` unless given.
         live_share: share of the budget that live traffic is guaranteed.
         drain_share: share that the drain is guaranteed; one unit at least.
-        slow_seconds: an answer that takes longer counts as half a failure; about half of the call's timeout is right.
+        slow_seconds: an answer to live traffic that takes longer counts as half a failure; half of the call's timeout is
+            about right, and it is worth giving: overload shows first as slowness.
         max_waiting: how many may wait in `enter`.
         events: told of every `RampStarted`, `RampCut` and `RampEnded`.
 
@@ -210,7 +211,7 @@ class RecoveryGovernor:
     """
 
     __slots__ = (
-        *("_clock", "_events", "_lock", "_longest", "_monotonic", "_ramp", "_relapses", "_seconds"),
+        *("_clock", "_events", "_fell", "_lock", "_longest", "_monotonic", "_ramp", "_relapses", "_seconds"),
         *("_settle", "_shares", "_slow_seconds", "_start", "_up", "_waiters", "active", "full", "max_waiting", "name"),
     )
 
@@ -265,7 +266,8 @@ class RecoveryGovernor:
         self._waiters: tuple[deque[_Waiter], ...] = (deque(), deque(), deque())
         self._relapses = 0
         self._up = True
-        self._settle = 0.0  # a failure before this moment is a relapse
+        self._settle = -math.inf  # a failure before this moment is a relapse
+        self._fell = 0.0  # the budget at which the last ramp ended
 
     # -- the dependency comes and goes
 
@@ -275,29 +277,19 @@ class RecoveryGovernor:
             if self._ramp is not None:
                 return
             now = self._monotonic()
-            longer = 2.0 ** min(self._relapses, MAX_LONGER)
-            start = max(LEAST, self._start >> min(self._relapses, MAX_RELAPSES))
             self._up = True
-            if start >= self.full:
+            ramp = self._next_ramp(now)
+            if ramp.over(now):
                 return
-            self._ramp = ramp = Ramp(
-                now,
-                start=start,
-                full=self.full,
-                seconds=self._seconds * longer,
-                longest=self._longest * longer,
-                live_share=self._shares[0],
-                drain_share=self._shares[1],
-                slow_seconds=self._slow_seconds,
-            )
+            self._ramp = ramp
             self.active = True
-            relapses = self._relapses
-        self._emit(RampStarted(self.name, start, self.full, ramp.seconds, relapses))
+            started = RampStarted(self.name, ramp.limit, self.full, ramp.left(now), self._relapses)
+        self._emit(started)
 
     def end(self) -> None:
         """The dependency has failed: the ramp, if one is on, is over, and the next one begins smaller and takes longer.
 
-        So it does when the dependency fails soon after a ramp, that is within as many seconds as the ramp was to take.
+        So it does when the dependency fails soon after a ramp, that is within as many seconds as the ramp took.
         """
         with self._lock:
             if not self._up:
@@ -332,11 +324,9 @@ class RecoveryGovernor:
         if not self.active:
             return FREE
         outer = _work.get()
-        if isinstance(outer, RampPermit):
-            if outer._ramp is not None and outer._ramp is self._ramp:
-                return RampPermit(self, outer._ramp, outer.kind, 0, self._monotonic(), outer)
-            outer = outer.kind
-        return self._admit(kind or outer or "live", cost, waits=False)
+        if isinstance(outer, RampPermit) and outer._ramp is not None and outer._ramp is self._ramp:
+            return RampPermit(self, outer._ramp, outer.kind, 0, self._monotonic(), outer)
+        return self._admit(kind or _kind_of(outer), cost, waits=False)
 
     async def enter(self, kind: Kind = "drain", cost: int = 1, timeout: float = 5.0) -> RampPermit:
         """`admit`, waiting for room: first come, first served within a kind. Revalidation does not wait.
@@ -396,7 +386,7 @@ class RecoveryGovernor:
         """The error for work that has not been admitted."""
         with self._lock:
             left = 0.0 if self._ramp is None else self._ramp.left(self._monotonic())
-        return RecoveryThrottled(self.name, kind or "live", left)
+        return RecoveryThrottled(self.name, kind or _kind_of(_work.get()), left)
 
     def may_revalidate(self) -> bool:
         """Whether there is room to refresh something in the background; takes up none of it."""
@@ -430,20 +420,23 @@ class RecoveryGovernor:
     def snapshot(self) -> GovernorSnapshot:
         """Everything at this moment."""
         with self._lock:
-            ramp, now = self._ramp, self._monotonic()
-            nothing = (0, 0, 0)
-            return GovernorSnapshot(
+            now = self._monotonic()
+            ended = self._watch_time(now)
+            ramp, none = self._ramp, (0, 0, 0)
+            snapshot = GovernorSnapshot(
                 name=self.name,
                 active=ramp is not None,
                 budget=self.full if ramp is None else ramp.limit,
                 full=self.full,
-                in_use=_by_kind(nothing if ramp is None else ramp.used),
+                in_use=_by_kind(none if ramp is None else ramp.used),
                 waiting=_by_kind([len(waiters) for waiters in self._waiters]),
-                admitted=_by_kind(nothing if ramp is None else ramp.admitted),
-                refused=_by_kind(nothing if ramp is None else ramp.refused),
+                admitted=_by_kind(none if ramp is None else ramp.admitted),
+                refused=_by_kind(none if ramp is None else ramp.refused),
                 relapses=self._relapses,
                 seconds=0.0 if ramp is None else now - ramp.began,
             )
+        self._emit(ended)
+        return snapshot
 
     # -- inside
 
@@ -477,20 +470,38 @@ class RecoveryGovernor:
             if ok is None or permit._reported:
                 self._grant(ramp, now)
             else:
-                told = self._learn(ok, permit._began, now)
+                told = self._learn(ok, permit._began, now, timed=permit.kind == "live")
         self._emit(told)
 
-    def _learn(self, ok: bool, began: float, now: float) -> RampCut | RampEnded | None:
+    def _learn(self, ok: bool, began: float, now: float, *, timed: bool = True) -> RampCut | RampEnded | None:
         """Feed the ramp, if there is one; with the lock held. Returns what there is to tell."""
         ramp = self._ramp
         if ramp is None:
             return None
         old = ramp.limit
-        ramp.outcome(ok, began, now)
+        ramp.outcome(ok, began, now, timed=timed)
         ended = self._watch_time(now)
-        if ended is None:
-            self._grant(ramp, now)
-        return RampCut(self.name, old, ramp.limit) if ramp.limit < old else ended
+        if ended is not None:
+            return ended
+        self._grant(ramp, now)
+        return RampCut(self.name, old, ramp.limit) if ramp.limit < old else None
+
+    def _next_ramp(self, now: float) -> Ramp:
+        """Smaller, slower and more careful with every relapse."""
+        longer = 2.0 ** min(self._relapses, MAX_LONGER)
+        relapses = min(self._relapses, MAX_RELAPSES)
+        return Ramp(
+            now,
+            start=max(LEAST, self._start >> relapses),
+            full=self.full,
+            seconds=self._seconds * longer,
+            longest=self._longest * longer,
+            live_share=self._shares[0],
+            drain_share=self._shares[1],
+            slow_seconds=self._slow_seconds,
+            careful_from=self._fell / 2 if relapses else math.inf,
+            careful=2.0**relapses,
+        )
 
     def _watch_time(self, now: float) -> RampEnded | None:
         reason = None if self._ramp is None else self._ramp.over(now)
@@ -502,8 +513,9 @@ class RecoveryGovernor:
         if ramp is None:
             return None
         self.active = False
+        self._fell = ramp.budget  # if it falls over now, or soon
         if reason != "failed":
-            self._settle = now + ramp.seconds
+            self._settle = now + (now - ramp.began)
         for waiters in self._waiters:
             while waiters:
                 waiter = waiters.popleft()
@@ -568,6 +580,10 @@ class RecoveryGovernor:
     def _emit(self, event: tuple[Any, ...] | None) -> None:
         if event is not None and self._events:
             self._events.emit(event)
+
+
+def _kind_of(work: RampPermit | Kind | None) -> Kind:
+    return work.kind if isinstance(work, RampPermit) else work or "live"
 
 
 def _index(kind: str) -> int:

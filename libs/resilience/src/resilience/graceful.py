@@ -109,7 +109,7 @@ class GracefulDegradation:
     ) -> Any:
         """What `primary` gives, or else `fallback`. Both take no arguments, and may be sync or async.
 
-        A failure that may pass, or whose kind is unknown, is tried again up to `max_retries` times after 1 s, 2 s, 4 s;
+        A failure that may pass, or of unknown kind, is tried again up to `max_retries` times, after 1, 2, 4 ... s;
         `timeout_secs` applies to each attempt. While the circuit of `operation_name` is open, the fallback serves at once.
 
         Raises:

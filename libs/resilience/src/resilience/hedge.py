@@ -214,12 +214,9 @@ class Hedge(Guard):
             race.stop()
         await race.settle()
         self._note(race, began)
-        try:
-            if race.winner is None:
-                raise race.first_error()
-            return race.winner.result()
-        finally:
-            del race, first  # an error refers to this frame, and the frame to what holds the error: break the cycle
+        if race.winner is None:
+            raise race.first_error()
+        return race.winner.result()
 
     def call_sync(self, func: Callable[..., T], /, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG002
         """Not offered, see the module.
@@ -308,7 +305,6 @@ class _Race:
     def stop(self) -> None:
         """Cancel what still runs."""
         self._timer.cancel()
-        del self._timer  # it refers to this race
         self._losers = tuple(self._running)
         for task in self._losers:
             self._hedge._abandoned.abandon(task)
@@ -323,7 +319,7 @@ class _Race:
     def first_error(self) -> BaseException:
         """The first attempt's error; the others as its notes."""
         (_, error), *others = sorted(self.errors.items())
-        self.errors.clear()
+        self.errors.clear()  # an error refers to the frames that it comes through, and they to this race: no cycle
         for attempt, other in others:
             note = f"hedge {attempt} failed: {type(other).__name__}"  # a driver's text may hold an address or a value
             if note not in getattr(error, "__notes__", ()):  # one error object may be raised again and again

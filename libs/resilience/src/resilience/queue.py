@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -231,7 +231,10 @@ class TargetSession(Protocol):
         ...
 
     async def bury(self, operations: Sequence[Operation], error: str) -> None:
-        """Fences operations as dead, so that a late duplicate cannot apply them."""
+        """Fences operations as dead, so that a late duplicate cannot apply them; one already fenced stays what it was.
+
+        The drainer has them applied next in the same transaction, which says of each what it is.
+        """
         ...
 
 
@@ -419,7 +422,7 @@ class Drainer:
     async def _walk(self) -> tuple[int, WalkEnd]:
         """One walk over the whole queue: how many were settled, and how it ended."""
         self._held = still_held(self._held, self._clock.monotonic())
-        walk = _Walk()
+        walk = _Walk(self._store.read(self._batch_size, claim=True))
         try:
             end = await self._batches(walk)
         except Busy:
@@ -439,13 +442,12 @@ class Drainer:
         """While a batch is applied, the next one is read and the one before it is settled."""
         left = False
         create_task = asyncio.get_running_loop().create_task
-        ahead = walk.ahead = create_task(self._store.read(self._batch_size, claim=True))
         while True:
-            entries, time = await ahead
+            entries, time = await walk.ahead
             if not entries:
                 await walk.settling
                 return WalkEnd.LEFT if left else WalkEnd.DONE
-            ahead = walk.ahead = create_task(self._store.read(self._batch_size, entries[-1].position, claim=True))
+            walk.ahead = create_task(self._store.read(self._batch_size, entries[-1].position, claim=True))
             applied, buried = await self._batch(entries, time)
             await walk.settling
             walk.settling = create_task(self._store.settle(applied, buried))
@@ -527,18 +529,16 @@ class _Walk:
 
     __slots__ = ("ahead", "settled", "settling")
 
-    def __init__(self) -> None:
+    def __init__(self, first: Coroutine[Any, Any, tuple[Sequence[Entry], float]]) -> None:
+        create_task = asyncio.get_running_loop().create_task
         self.settled = 0
-        self.ahead: asyncio.Task[tuple[Sequence[Entry], float]] | None = None
-        self.settling: asyncio.Task[None] = asyncio.get_running_loop().create_task(_nothing())
+        self.ahead = create_task(first)
+        self.settling = create_task(_nothing())
 
     async def finish(self) -> None:
         """Drops the read that nobody waits for, and lets the settlement end: its store bounds it."""
-        tasks: list[asyncio.Task[Any]] = [self.settling]
-        if self.ahead is not None:
-            self.ahead.cancel()
-            tasks.append(self.ahead)
-        for error in await asyncio.gather(*tasks, return_exceptions=True):
+        self.ahead.cancel()
+        for error in await asyncio.gather(self.ahead, self.settling, return_exceptions=True):
             if isinstance(error, Exception) and not isinstance(error, QueueUnavailable):
                 raise error
 

@@ -10,6 +10,8 @@ is steered by what comes of the work:
   Schemes", Biometrika, 1954) that a share of failures below about one in ten never trips for long. While there is
   strain the budget stands still; at the limit it is halved. What began before the cut is no evidence
   about the budget after it, and does not count.
+* What made the dependency fall over once will do so again: from half the budget at which it last did (`careful_from`)
+  a ramp grows more slowly, by the factor `careful`, as TCP does past its slow start threshold.
 * A ramp ends when the budget is full, and after `longest` seconds in any case: past that the circuit decides alone.
 
 The budget is shared by kinds of work. Each has a guaranteed share, which it may always use up if there is room at all.
@@ -79,13 +81,15 @@ class Ramp:
         longest: how long it may take in all.
         live_share: guaranteed to live traffic, a share of the budget.
         drain_share: guaranteed to the drain; one unit at least.
-        slow_seconds: an answer that takes longer is slow; `None`: none is.
+        slow_seconds: an answer to live traffic that takes longer is slow; `None`: none is.
+        careful_from: the budget from which it grows more slowly, ...
+        careful: ... by this factor.
     """
 
     __slots__ = (
-        *("_before", "_cut_at", "_drain_share", "_ends_at", "_grown_at", "_live_share", "_peak", "_rate", "_refused"),
-        *("_slow_seconds", "_step", "_window_at", "admitted", "began", "budget", "full", "refused", "seconds"),
-        *("strain", "used", "wanted"),
+        *("_before", "_careful", "_careful_from", "_cut_at", "_drain_share", "_ends_at", "_grown_at", "_live_share"),
+        *("_peak", "_rate", "_refused", "_slow_seconds", "_step", "_window_at", "admitted", "began", "budget", "full"),
+        *("refused", "strain", "used", "wanted"),
     )
 
     def __init__(
@@ -99,11 +103,12 @@ class Ramp:
         live_share: float = 0.6,
         drain_share: float = 0.2,
         slow_seconds: float | None = None,
+        careful_from: float = math.inf,
+        careful: float = 1.0,
     ) -> None:
         self.began = now
         self.budget = float(start)
         self.full = full
-        self.seconds = seconds
         self.strain = 0
         self.used = [0, 0, 0]
         self.wanted = [0, 0, 0]  # what waits, in units
@@ -112,6 +117,8 @@ class Ramp:
         self._live_share = live_share
         self._drain_share = drain_share
         self._slow_seconds = math.inf if slow_seconds is None else slow_seconds
+        self._careful_from = min(careful_from, full)
+        self._careful = careful
         self._rate = (full - start) / seconds
         self._step = seconds / 10
         self._grown_at = self._window_at = now
@@ -137,17 +144,22 @@ class Ramp:
 
     def left(self, now: float) -> float:
         """Seconds until it will be over if all goes well."""
-        return max(0.0, min((self.full - self.budget) / self._rate if self._rate else 0.0, self._ends_at - now))
+        if self.over(now):
+            return 0.0
+        slowly = self.full - max(self.budget, self._careful_from)
+        freely = self.full - self.budget - slowly
+        return min((freely + slowly * self._careful) / self._rate, self._ends_at - now)
 
-    def outcome(self, ok: bool, began: float, now: float) -> bool:
-        """A call ended now, well or not; whether the budget was cut for it."""
+    def outcome(self, ok: bool, began: float, now: float, *, timed: bool = True) -> bool:
+        """A call ended now, well or not; whether the budget was cut for it. Without `timed` it cannot be slow."""
         if began <= self._cut_at:
             return False
         since, self._grown_at = now - self._grown_at, now
-        if ok and now - began <= self._slow_seconds:
+        if ok and not (timed and now - began > self._slow_seconds):
             self.strain = max(0, self.strain - 1)
             if self.strain < CALM:
-                self.budget = min(float(self.full), self.budget + self._rate * min(since, self._step))
+                pace = self._rate if self.budget < self._careful_from else self._rate / self._careful
+                self.budget = min(float(self.full), self.budget + pace * min(since, self._step))
             return False
         self.strain += SLOW if ok else FAILED
         if self.strain < TOO_MUCH:

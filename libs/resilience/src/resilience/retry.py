@@ -27,7 +27,6 @@ before the first attempt.
 import math
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from inspect import isawaitable
 from random import Random
 from types import CoroutineType, TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TypeVar, overload
@@ -39,7 +38,7 @@ from resilience.classify import ERRORS, Category, ErrorTable, never_began
 from resilience.clock import SYSTEM_CLOCK, Clock
 from resilience.deadline import current_deadline
 from resilience.events import Events
-from resilience.forms import Guard
+from resilience.forms import Guard, is_awaitable
 from resilience.retry_after import retry_after_of
 from resilience.retry_budget import RetryBudget as RetryBudget
 
@@ -201,7 +200,7 @@ class Retry(Guard):
                 result = func(*args, **kwargs) if kwargs else func(*args) if args else func()  # cheaper than unpacking
                 if type(result) is CoroutineType:
                     return await result
-                return await result if isawaitable(result) else result
+                return await result if is_awaitable(result) else result
             except Exception as error:
                 run = RetryRun(started)
                 wait = self._step(run, error)
@@ -213,7 +212,7 @@ class Retry(Guard):
         while True:
             try:
                 result = func(*args, **kwargs)
-                if type(result) is CoroutineType or isawaitable(result):
+                if type(result) is CoroutineType or is_awaitable(result):
                     result = await result
             except Exception as error:
                 run = run or RetryRun(started)

@@ -12,7 +12,6 @@ never hidden behind a copy.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
 from collections.abc import Awaitable, Callable, Hashable
@@ -24,7 +23,7 @@ from resilience.ambient import RANDOM
 from resilience.cache import CacheEntry, Shelf
 from resilience.clock import SYSTEM_CLOCK, Clock
 from resilience.deadline import hard_timeout
-from resilience.errors import BulkheadFull, CallTimeout, CircuitBreakerOpen, ResilienceError
+from resilience.errors import CircuitBreakerOpen, ResilienceError
 from resilience.events import Events
 from resilience.flight import Flight, Flights, duplicate
 from resilience.forms import is_awaitable
@@ -33,11 +32,11 @@ from resilience.freshness import (
     CacheServed,
     CacheStats,
     Freshness,
-    RefreshFailed,
     cache_status,
     freshness,
 )
 from resilience.outcome import Degradation, Served
+from resilience.revalidation import Revalidations
 
 T = TypeVar("T")
 
@@ -78,10 +77,20 @@ class StaleCache(Generic[T]):
     """
 
     __slots__ = (
-        *("_answers", "_clock", "_closed", "_events", "_find", "_flights", "_hits", "_jitter", "_loads", "_lock"),
-        *("_may_revalidate", "_monotonic", "_negative", "_pause", "_random", "_refresh_failures", "_refreshes"),
-        *("_refreshing", "_shelf", "_size", "_stale", "_touch", "fallback", "max_age", "name", "negative_max_age"),
-        *("revalidate_limit", "stale_if_error", "stale_while_revalidate"),
+        *("_answers", "_clock", "_events", "_find", "_flights", "_hits", "_jitter", "_loads", "_lock", "_monotonic"),
+        *(
+            "_negative",
+            "_random",
+            "_revalidations",
+            "_shelf",
+            "_size",
+            "_stale",
+            "_touch",
+            "fallback",
+            "max_age",
+            "name",
+        ),
+        *("negative_max_age", "stale_if_error", "stale_while_revalidate"),
     )
 
     ENTRY_OVERHEAD = 280
@@ -128,14 +137,11 @@ class StaleCache(Generic[T]):
         self.stale_while_revalidate = stale_while_revalidate
         self.stale_if_error = stale_if_error
         self.negative_max_age = negative_max_age
-        self.revalidate_limit = revalidate_limit
         self.fallback = fallback
         self._size = size
         self._negative = _predicate(negative)
         self._answers = _in_table if answers is None else _predicate(answers)
         self._jitter = jitter
-        self._pause = revalidate_pause
-        self._may_revalidate = may_revalidate
         self._clock = clock
         self._monotonic = clock.monotonic
         self._random = RANDOM if random is None else random
@@ -145,9 +151,10 @@ class StaleCache(Generic[T]):
         self._touch = self._shelf.touch
         self._flights = Flights(name, load_timeout, clock)
         self._lock = self._flights.lock
-        self._refreshing: set[Flight] = set()
-        self._closed = False
-        self._hits = self._stale = self._loads = self._refreshes = self._refresh_failures = 0
+        self._revalidations = Revalidations(
+            self._flights, revalidate_limit, revalidate_pause, may_revalidate, clock, events
+        )
+        self._hits = self._stale = self._loads = 0
 
     def __len__(self) -> int:
         return len(self._shelf)
@@ -169,7 +176,7 @@ class StaleCache(Generic[T]):
         state, entry = self._look(key)
         if entry is not None and state != "stale-if-error":
             if state == "stale-while-revalidate":
-                self._revalidate(key, load, entry)
+                self._revalidations.begin(key, entry, lambda flight: self._load(load, None, flight))
             return self._copy(key, entry, state)
         try:
             served: Served[T] = await self._flights.share(key, lambda flight: self._load(load, None, flight))
@@ -278,22 +285,7 @@ class StaleCache(Generic[T]):
 
         Those of other event loops are cancelled there, but not waited for. The cache goes on serving and loading.
         """
-        with self._lock:
-            self._closed = True
-            flights = tuple(self._refreshing)
-            self._refreshing.clear()
-        loop = asyncio.get_running_loop()
-        ours = {flight.task for flight in flights if flight.owner is loop and flight.task is not None}
-        for flight in flights:
-            if flight.owner is loop:
-                self._stop(flight)
-            else:
-                owner: Any = flight.owner
-                with contextlib.suppress(RuntimeError):  # that loop is closed, and its tasks with it
-                    owner.call_soon_threadsafe(self._stop, flight)
-        if ours:
-            with contextlib.suppress(CallTimeout, BulkheadFull):
-                await hard_timeout(asyncio.wait(ours), timeout, name=self.name, clock=self._clock)
+        await self._revalidations.aclose(timeout)
 
     def stats(self) -> CacheStats:
         """Sizes and counts of now."""
@@ -305,8 +297,8 @@ class StaleCache(Generic[T]):
                 self._hits,
                 self._stale,
                 self._loads,
-                self._refreshes,
-                self._refresh_failures,
+                self._revalidations.begun,
+                self._revalidations.failed,
                 self._shelf.evicted,
             )
 
@@ -370,7 +362,7 @@ class StaleCache(Generic[T]):
         state = self._state(entry) if limit is None else freshness(self._age(entry), 0.0, 0.0, limit)
         if state == "too old":
             return None
-        if False:
+        if state == "fresh":
             return self._copy(key, entry, state)  # somebody else has brought it meanwhile
         circuit = "closed"
         if isinstance(error, CircuitBreakerOpen):
@@ -468,58 +460,6 @@ class StaleCache(Generic[T]):
     def _is_newer(self, key: Hashable, began: float) -> bool:
         entry = self._find(key)
         return entry is not None and entry.began > began
-
-    # -- revalidating in the background
-
-    def _revalidate(self, key: Hashable, load: Load[T], entry: CacheEntry) -> None:
-        flight = self._begin_refresh(key, entry)
-        if flight is None:
-            return
-        begun = False
-        try:
-            if self._may_revalidate is None or self._may_revalidate():
-                self._flights.begin(flight, self._load(load, None, flight))
-                self._refreshes += 1
-                begun = True
-        except Exception as error:  # noqa: BLE001 - the caller has a value; this is for whoever listens
-            self._refreshed(flight, error)
-        finally:
-            if not begun:
-                self._flights.remove(flight)
-                self._refreshing.discard(flight)
-
-    def _begin_refresh(self, key: Hashable, entry: CacheEntry) -> Flight | None:
-        """A place for one more background fetch, if there may be one."""
-        loop = asyncio.get_running_loop()
-        now = self._monotonic()
-        with self._lock:
-            if self._closed or now < entry.retry_at or self._flights.under_way(key):
-                return None
-            if len(self._refreshing) >= self.revalidate_limit:
-                self._refreshing = {flight for flight in self._refreshing if not flight.dead}
-                if len(self._refreshing) >= self.revalidate_limit:
-                    return None
-            flight = self._flights.add(Flight(key, loop, now))
-            flight.report = self._refreshed
-            self._refreshing.add(flight)
-            return flight
-
-    def _refreshed(self, flight: Flight, error: Exception | None) -> None:
-        with self._lock:
-            self._refreshing.discard(flight)
-            if error is None:
-                return
-            self._refresh_failures += 1
-            entry = self._find(flight.key)
-            if entry is not None:
-                entry.retry_at = self._monotonic() + self._pause
-        if self._events:
-            self._events.emit(RefreshFailed(self.name, error))
-
-    def _stop(self, flight: Flight) -> None:
-        flight.report = None  # from now on it lives for those who wait for it, if any do
-        if not flight.waiters:
-            self._flights.give_up(flight)
 
 
 def _predicate(errors: Errors) -> Callable[[Exception], bool]:
