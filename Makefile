@@ -4,6 +4,7 @@ PYTHON ?= python3
 UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 BIN := .venv/bin
+SEEDS ?= 1000
 AGAINST ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD~1)
 STAMP := .venv/.set-up
 MANIFESTS := pyproject.toml uv.lock $(wildcard libs/*/pyproject.toml services/*/pyproject.toml devstack/pyproject.toml devstack/*/pyproject.toml)
@@ -16,12 +17,12 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test compose-test check check-style check-types check-imports check-proto check-docs check-isolated demo bench docs fmt proto python
+.PHONY: help setup up down test compose-test check check-style check-types check-imports check-proto check-docs check-isolated demo bench bench-resilience simulate mutate cover docs fmt proto python
 
 help: ## Show this list
 	@echo "AuraLink: services that keep working while the things they depend on die."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Set up everything that the other targets need (into .uv/ and .venv/)
 
@@ -73,6 +74,19 @@ demo: $(STAMP) ## Break each row of the matrix in turn, and show what callers sa
 
 bench: $(STAMP) ## Measure against bare floors, side by side in one run
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-resilience: $(STAMP) ## Measure the library against its Python peers, in one run (ARGS="--quick", "--probes")
+	$(BIN)/python -m benchmarks.resilience $(ARGS)
+
+simulate: $(STAMP) ## Run the write queue and its drain through SEEDS=1000 simulated disasters (ARGS="--seed 7 --trace")
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+mutate: $(STAMP) ## Change the library's rules one by one and see that a test notices (ARGS="breaker retry")
+	$(BIN)/python tools/mutate.py $(ARGS)
+
+cover: $(STAMP) ## Branch coverage of the library by its own tests
+	$(UV) run --quiet --frozen --with coverage coverage run --branch --source=libs/resilience/src -m pytest -q libs/resilience
+	$(UV) run --quiet --frozen --with coverage coverage report --show-missing --skip-covered
 
 docs: $(STAMP) ## Write the documents that are made from code
 	$(BIN)/python tools/gen_docs.py

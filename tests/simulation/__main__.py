@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from tests.simulation.coverage import missing, table
+from tests.simulation.coverage import RARE, SITUATIONS, missing, table
 from tests.simulation.world import Report, simulate
 
 _PROGRESS_SECONDS = 5.0
@@ -36,6 +36,8 @@ def _parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.seeds < 1 or arguments.jobs < 1:
         parser.error("--seeds and --jobs must be at least 1")
+    if arguments.trace and arguments.seed is None:
+        parser.error("--trace is of one seed: --seed S --trace")
     return arguments
 
 
@@ -75,7 +77,7 @@ def _finding(report: Report) -> str:
 
 
 def _sum(seeds: range, broken: int, virtual: float, real: float, digest: str, counts: Counter[str]) -> str:
-    never = missing(counts)
+    never = missing(counts, (*SITUATIONS, *RARE))
     return (
         f"{len(seeds)} seeds ({seeds.start} to {seeds.stop - 1}): {broken} broken; {virtual / 3600:.1f} h simulated in "
         f"{real:.0f} s ({real / len(seeds) * 1000:.1f} ms a seed); "

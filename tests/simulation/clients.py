@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from resilience.errors import ResilienceError
 from resilience.queue import Operation, OperationStatus
 from resilience.writer import Accepted, WriteRefused, Written
+from tests.simulation.database import BadValue, Refused
 from tests.simulation.history import Write
 from tests.simulation.service import Answer, Instance
-from tests.simulation.target import BadValue, Refused
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -39,7 +39,7 @@ class Client:
         if random() < scenario.bad:
             kind = "bad"
         elif random() < scenario.creates:
-            kind = "create"
+            kind = "create" if random() < 0.6 else "delete"
         return Operation(operation_id, kind, entity, self.name, {})
 
     async def _write(self, operation: Operation) -> None:

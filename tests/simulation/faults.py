@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tests.simulation.network import Server
+from tests.simulation.network import Connection, Server
 
 AMBUSHES = (
     "instance killed",
@@ -13,6 +13,9 @@ AMBUSHES = (
     "instance paused",
     "instance stopped",
     "commit lost",
+    "commit lost",
+    "commit late",
+    "commit late",
     "commit late",
     "database crashes",
     "database freezes",
@@ -21,7 +24,6 @@ AMBUSHES = (
 )
 
 if TYPE_CHECKING:
-    from tests.simulation.loop import Process
     from tests.simulation.service import Instance
     from tests.simulation.world import World
 
@@ -41,33 +43,34 @@ class Nemesis:
                 return
             world.loop.create_task(self.make(world.pick(scenario.faults)))
 
-    async def ambush(self, process: Process) -> None:
-        """Something happens in the middle of a drain by `process`."""
+    def ambush(self, connection: Connection) -> None:
+        """Something happens in the middle of the drain that has begun over `connection`."""
         world = self.world
-        await asyncio.sleep(world.random() * 0.02)
         fault = world.pick(AMBUSHES)
-        victims = [instance for instance in world.instances if instance.process is process]
         where, _, what = fault.partition(" ")
         if where == "commit":
-            for transaction in list(world.database.transactions):
-                if transaction.connection.owner is process:
-                    world.note("database", fault)
-                    transaction.connection.doom = what
-        elif where == "instance" and victims:
-            world.count(fault)
-            await self._to_instance(what, victims[0])
-        else:
-            await self.make(fault)
+            world.note("database", fault)
+            connection.doom = what
+            return
+        victim = next((one for one in world.instances if one.process is connection.owner), None)
+        world.loop.create_task(self._strike(fault, victim), context=world.context)
 
-    async def make(self, fault: str) -> None:
-        """One fault, from its beginning to its end."""
+    async def _strike(self, fault: str, victim: Instance | None) -> None:
+        await asyncio.sleep(self.world.random() * 0.02)
+        await self.make(fault, victim)
+
+    async def make(self, fault: str, victim: Instance | None = None) -> None:
+        """One fault, from its beginning to its end; if it is one of an instance, of `victim` or of any."""
         world = self.world
         where, _, what = fault.partition(" ")
         world.count(fault)
         if where == "instance":
-            await self._to_instance(what, world.pick(world.instances))
+            await self._to_instance(what, victim or world.pick(world.instances))
         elif where == "garbage":
             world.store.garbage()
+        elif where == "both":
+            world.loop.create_task(self._to_server(f"{what}s", world.store))
+            await self._to_server(f"{what}s", world.database)
         else:
             await self._to_server(what, world.database if where == "database" else world.store)
 

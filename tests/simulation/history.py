@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from resilience.queue import Operation
-from tests.simulation.target import Effect
+from tests.simulation.database import Effect
 
 
 @dataclass(slots=True)

@@ -130,7 +130,7 @@ class Server:
             world.count("stalled on the network")
             delay += 0.3 + 6 * world.random()
         if connection.doom and label == "commit":
-            request.lost, delay = "after", delay + (world.random() * 2 if connection.doom == "late" else 0.0)
+            request.lost, delay = "after", delay + (world.random() * 3 if connection.doom == "late" else 0.0)
         connection.last = at = max(self.loop.time() + delay, connection.last)
         self.calls += 1
         self.loop.call_at(at, self._arrive, request, context=world.context)

@@ -26,6 +26,8 @@ FAULTS = (
     "store flaky",
     "store stalls",
     "store sick",
+    "both freeze",
+    "both stall",
     "instance killed",
     "instance paused",
     "instance stopped",
@@ -60,6 +62,7 @@ class Scenario:
     bad: float
     """Share of writes that the database refuses whatever happens."""
     creates: float
+    """Share of writes that create or delete, mostly in vain."""
     patience: float
     """A client that waits no longer repeats its write while the first attempt still goes on."""
     cancels: float
@@ -94,10 +97,10 @@ class Scenario:
             pool=pick((8, 8, 2)),
             store_pool=pick((50, 50, 3)),
             waiting=pick((200, 200, 3)),
-            ambush=pick((0.0, 0.0, 0.2, 0.6)),
+            ambush=pick((0.0, 0.2, 0.6)),
             operator_pause=pick((0.0, 0.5, 2.0)),
             bad=pick((0.0, 0.0, 0.1)),
-            creates=pick((0.0, 0.2)),
+            creates=pick((0.0, 0.1, 0.4)),
             patience=pick((3.0, 3.0, 0.4)),
             cancels=pick((0.0, 0.0, 0.1)),
             slow_clean_up=pick((0.0, 0.5)),

@@ -13,16 +13,17 @@ from random import Random
 from typing import TypeVar
 
 from resilience.ambient import RANDOM
+from resilience.queue import Operation
 from tests.simulation.checks import check
 from tests.simulation.clients import Client, Operator
+from tests.simulation.database import Database, Row
 from tests.simulation.faults import Nemesis, heal
 from tests.simulation.history import History
-from tests.simulation.loop import LoopClock, Process, VirtualLoop
+from tests.simulation.loop import LoopClock, VirtualLoop
 from tests.simulation.network import Connection
 from tests.simulation.scenario import Scenario
 from tests.simulation.service import STOP_SECONDS, Instance
-from tests.simulation.store import StoreServer
-from tests.simulation.target import Database, Row
+from tests.simulation.store_server import StoreServer
 from tests.simulation.text import brief, name_of
 
 T = TypeVar("T")
@@ -65,8 +66,7 @@ class World:
         self.store = StoreServer(self, self.scenario.limit)
         self.database = Database(self)
         for number in range(self.scenario.entities):
-            if self.random() < 0.8:
-                self.database.create(f"e{number}")
+            self.database.rows[f"e{number}"] = Row(exists=self.random() < 0.8)
         self.instances = [Instance(self, f"i{number}") for number in range(self.scenario.instances)]
         self.nemesis = Nemesis(self)
         self.healed = False
@@ -94,6 +94,14 @@ class World:
         self.note("world", f"VIOLATION {text}")
         self.violations.append(text)
 
+    def check_turn(self, operation: Operation) -> None:
+        """One that comes out of the queue takes effect after everything that was waiting before it for its entity."""
+        position = self.store.index.get(operation.id, "")
+        for at in self.store.entities.get(operation.entity, ()):
+            earlier = self.store.queue[at][1]
+            if at < position and earlier is not None and earlier.fence not in self.database.fences:
+                self.violation(f"{operation.fence} took effect out of turn: {earlier.fence} waits before it")
+
     async def clean_up(self, connection: Connection) -> None:
         """What a driver does after a cancellation or an error; while things are broken it may take its time."""
         owner = connection.owner
@@ -103,10 +111,10 @@ class World:
             self.count("slow clean-up")
             await asyncio.sleep(self.random() * 3)
 
-    def ambush(self, process: Process | None) -> None:
-        """A drain has begun: perhaps something is to happen to it."""
-        if process is not None and not self.healed and self.random() < self.scenario.ambush:
-            self.loop.create_task(self.nemesis.ambush(process), context=self.context)
+    def ambush(self, connection: Connection) -> None:
+        """A drain has begun over this connection: perhaps something is to happen to it."""
+        if not self.healed and self.random() < self.scenario.ambush:
+            self.nemesis.ambush(connection)
 
     # -- the run
 
@@ -190,6 +198,3 @@ def simulate(seed: int, *, trace: bool = False) -> Report:
     finally:
         if collecting:
             gc.enable()
-
-
-__all__ = ["Report", "Row", "World", "simulate"]

@@ -136,16 +136,27 @@ def test_without_a_source_of_chance_the_ambient_one_is_used() -> None:
 def test_a_bad_time_fails_by_name(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         Backoff(**{name: value})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=rf"^{name} must be finite and not negative, not {value}$"):
         RetrySchedule(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("attempts", [0, -1])
+def test_a_schedule_without_attempts_fails(attempts: int) -> None:
+    with pytest.raises(ValueError, match=f"^attempts must be at least 1, not {attempts}$"):
+        RetrySchedule(attempts)
+    assert RetrySchedule(1).wait(1) is None
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("share", -0.1), ("share", 1.1), ("share", float("nan")), ("jitter", "some")]
 )
 def test_a_bad_jitter_fails_by_name(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=f"^{name} must be "):
         Backoff(**{name: value})
+
+
+def test_the_defaults_are_those_of_a_schedule() -> None:
+    assert repr(Backoff()) == repr(RetrySchedule().backoff) == "Backoff(0.05, factor=2, cap=5, jitter='full')"
 
 
 @pytest.mark.parametrize(("share", "factor", "cap"), [(0, 0, 0), (1, 1, 1)])

@@ -18,7 +18,7 @@ from resilience.backoff import Backoff
 from resilience.buffer import EventBuffer
 from resilience.clock import FakeClock
 from resilience.deadline import ABANDONED, current_deadline, deadline_scope
-from resilience.errors import CallTimeout, CircuitBreakerOpen
+from resilience.errors import BulkheadFull, CallTimeout, CircuitBreakerOpen, RateLimited, TransientError
 from resilience.events import Event, Events
 
 STEADY = Backoff(1.0, factor=2.0, cap=8.0, jitter="none")
@@ -266,6 +266,21 @@ async def test_a_kick_during_a_send_is_not_lost() -> None:
     await stop(task)
 
 
+async def test_a_kick_in_the_moment_in_which_the_wait_ends_harms_nothing() -> None:
+    stream, clock = Stream(), FakeClock()
+    stream.error = ConnectionError()
+    buffer = buffer_of(stream, clock)
+    buffer.put("a")
+    task = asyncio.create_task(buffer.run())
+    await clock.advance(0)
+    buffer.kick()
+    clock.move(1.0)
+    stream.error = None
+    await clock.advance(0)
+    assert stream.values == ["a"]
+    await stop(task)
+
+
 async def test_more_events_do_not_end_the_wait_of_an_outage() -> None:
     stream, clock = Stream(), FakeClock()
     stream.error = ConnectionError()
@@ -485,6 +500,28 @@ async def test_what_an_outage_is_can_be_said_and_a_judge_that_raises_means_one()
         await clock.advance(0)
         assert (len(buffer), buffer.stats().dead) == (1 - dead, dead)
         await stop(task)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CircuitBreakerOpen("kafka", 1.0),
+        BulkheadFull("kafka"),
+        RateLimited("kafka", 1.0),
+        CallTimeout("kafka", 1.0),
+        TransientError(),
+        asyncio.CancelledError(),
+    ],
+)
+async def test_what_never_reached_the_stream_is_no_refusal_whatever_the_judge_says(error: BaseException) -> None:
+    stream, clock = Stream(), FakeClock()
+    stream.error = error
+    buffer = buffer_of(stream, clock, is_outage=lambda _error: False, tries=1)
+    buffer.put("a")
+    task = asyncio.create_task(buffer.run())
+    await clock.advance(5.0)
+    assert (len(buffer), buffer.stats().dead) == (1, 0)
+    await stop(task)
 
 
 async def test_dead_events_are_bounded_and_hold_no_frames() -> None:

@@ -112,6 +112,18 @@ async def test_serve_tells_a_remembered_answer_from_a_new_one() -> None:
     assert told == [CacheServed("prices", "miss", 0.0), CacheServed("prices", "stale-if-error", 7.0)]
 
 
+async def test_what_a_fallback_gave_is_passed_on_and_not_remembered() -> None:
+    store = CachedDataStore(clock=FakeClock())
+
+    async def degraded() -> Served[int]:
+        return Served(9, (Degradation("r", "f", "open"),))
+
+    value: object = await store.get_with_fallback("k", degraded)
+    assert value == 9
+    with pytest.raises(ConnectionError):
+        await store.get_with_fallback("k", away)
+
+
 async def test_an_answer_of_the_source_is_never_hidden() -> None:
     store = CachedDataStore(clock=FakeClock(), gone=NotFound)
     await store.get_with_fallback("k", good)

@@ -307,13 +307,14 @@ async def test_a_loser_that_does_not_end_is_not_waited_for_and_bounds_further_he
         assert hedge.abandoned == number
     service = Service(clock, 9.0)
     assert await outcome(clock, hedge.call(service)) == (0, 9.0)
-    for _ in range(3):  # what is not hedged needs no task that could be left behind
-        given_up = asyncio.create_task(hedge.call(stubborn))
-        await clock.advance(1)
-        given_up.cancel()
-        await clock.advance(1)
-        assert (given_up.done(), hedge.abandoned) == (False, 2)
+    unhedged = asyncio.create_task(hedge.call(stubborn))  # it needs no task that could be left behind
+    await clock.advance(1)
+    unhedged.cancel()
+    await clock.advance(1)
+    assert (unhedged.done(), hedge.abandoned) == (False, 2)
     hold.set()
+    with pytest.raises(OSError, match="unseen"):
+        await unhedged
     await clock.advance(0)
     assert hedge.abandoned == 0
 

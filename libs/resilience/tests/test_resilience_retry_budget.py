@@ -68,9 +68,9 @@ def test_requests_stop_counting_after_the_ttl() -> None:
     clock = FakeClock()
     budget = RetryBudget(ratio=1, min_per_second=0, ttl=10.0, clock=clock)
     deposit(budget, 5)
-    clock.move(8.9)
+    clock.move(9.5)
     assert budget.balance == 5
-    clock.move(1.1)
+    clock.move(0.5)
     assert budget.balance == 0
     assert budget.deposited == 5
 
@@ -82,6 +82,18 @@ def test_an_hour_of_traffic_before_the_outage_does_not_pay_for_it() -> None:
         deposit(budget, 1)
         clock.move(1.0)
     assert budget.balance <= 1
+
+
+def test_each_request_is_forgotten_in_its_own_time_also_if_nobody_looked_meanwhile() -> None:
+    clock = FakeClock()
+    budget = RetryBudget(ratio=1, min_per_second=0, ttl=10.0, clock=clock)
+    deposit(budget, 3)
+    clock.move(5.0)
+    deposit(budget, 4)
+    clock.move(7.0)
+    assert budget.balance == 4
+    clock.move(3.0)
+    assert budget.balance == 0
 
 
 def test_after_a_long_silence_it_is_as_new() -> None:

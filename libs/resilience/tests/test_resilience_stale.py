@@ -167,6 +167,25 @@ async def test_a_failed_revalidation_is_counted_told_and_not_repeated_at_once() 
     assert (await cache.get("k", source)).value == 3
 
 
+async def test_a_revalidation_that_a_fallback_answered_is_not_repeated_at_once() -> None:
+    clock = FakeClock()
+    cache = cache_of(clock, stale_while_revalidate=50.0, revalidate_pause=2.0)
+    cache.put("k", 1)
+    clock.move(10.0)
+    asked: list[float] = []
+
+    def load() -> Served[int]:
+        asked.append(clock.monotonic())
+        return Served(0, (Degradation("r", "f", "open"),))
+
+    for _ in range(8):
+        assert (await cache.get("k", load)).value == 1
+        await turns()
+        clock.move(0.5)
+    assert len(asked) == 2
+    assert cache.stats().refresh_failures == 0
+
+
 async def test_no_more_revalidations_than_the_limit_and_none_without_permission() -> None:
     clock, source = FakeClock(), Source()
     allowed = True

@@ -1,15 +1,15 @@
 """A limit of concurrent calls that finds itself, from latency and drops, where nobody knows what a dependency bears.
 
 The rule is the gradient of Netflix' concurrency-limits (`GradientLimit`, 2018) with the measured baseline of Envoy's
-adaptive concurrency filter (2019): the limit shrinks by the ratio of the latency without load to the latency now,
-and grows by its square root while the two are about the same. To learn the former it runs at half the limit now and then.
+adaptive concurrency filter (2019): the limit shrinks by the ratio of the latency without load to the latency now, and
+grows by its square root while the two are about the same. To learn the former, half the limit is used now and then.
 
 Why not `Gradient2`, which compares a short-term with a long-term average: a latency that stays high becomes its normal,
 so that under a constant overload, or while every call times out, its limit grows to the maximum (issue 137 there). Why
 not Vegas: its baseline is the smallest latency ever seen, which means little where latencies scatter, as they do when
 requests differ. The mean of a round of calls at low load bears both.
 
-Drops shrink the limit by half their share of a round, as in DCTCP (Alizadeh et al., 2010). With `tolerance=None` only
+Drops shrink the limit by half their share of the calls, as in DCTCP (Alizadeh et al., 2010). With `tolerance=None` only
 they count, and the rule is additive increase with multiplicative decrease (AIMD).
 """
 
@@ -28,8 +28,11 @@ from resilience.forms import Guard, is_awaitable
 
 T = TypeVar("T")
 
-ROUND: Final = 50
-"""Calls at least whose mean latency is compared: fewer scatter too much (by 14 % if latencies are exponential)."""
+MANY: Final = 50
+"""Calls at least whose mean latency is compared: fewer scatter too much (50 by 14 % if latencies are exponential)."""
+
+FEW: Final = 10
+"""Calls at least of which a share of drops is taken."""
 
 STEEPEST: Final = 0.5
 """A round's latency shrinks the limit to no less than this share, before smoothing."""
@@ -55,7 +58,7 @@ class LimitChanged(NamedTuple):
 class Gradient:
     """The rule as a pure machine, without clock and lock: `step` takes in one ended call, `allowed` is the limit.
 
-    Time is counted in rounds, of as many calls as the limit allows, so of about one latency each under full load.
+    Time is counted in rounds of as many calls as are allowed at once, so of about one latency each under full load.
     """
 
     __slots__ = (
@@ -68,6 +71,7 @@ class Gradient:
         "_total",
         "allowed",
         "baseline",
+        "ended",
         "estimate",
         "max_limit",
         "min_limit",
@@ -100,39 +104,31 @@ class Gradient:
         self.smoothing = smoothing
         self.tolerance = tolerance
         self.estimate = float(initial)
-        self.allowed = initial
         self.baseline: float | None = None
         """Seconds that a call takes where nothing queues; `None` until the first round is over."""
-        self.probing = False
-        self.used_from = 0
-        """A call with fewer in flight when it began, itself included, says nothing if it succeeds."""
+        self.ended = self._dropped = self._seen = 0
+        self._total = 0.0
         self._pause = self._left = PAUSES[0]
-        self._mark = self.estimate  # the estimate when the baseline was measured last
-        self._skip = initial  # of many that begin together the fast ones end first, and would pass for the mean
-        self._begin()
+        self._mark = self.estimate  # the estimate when the baseline was last measured
+        # The first round is a measurement at the full limit, whether or not it is used.
+        self.allowed = self._skip = initial
+        self.probing = tolerance is not None
+        self.used_from = 0 if self.probing else (initial + 1) // 2
+        """A success with fewer in flight when it began, itself included, needs no step: only `ended` counts it."""
 
     def step(self, seconds: float, in_flight: int, *, dropped: bool = False) -> None:
         """A call has ended after `seconds`; `in_flight`, itself included, were under way when it began."""
-        if dropped:
-            self._dropped += 1
-        elif not 0 < seconds < inf or not self._counts(in_flight):
-            return
-        else:
+        if dropped and not self._dropped:
+            self.ended = 0  # what came before the first drop is another story
+        self._dropped += dropped
+        self.ended += 1
+        if self._dropped and self.ended >= max(FEW, self.allowed):
+            self._shed(self._dropped / self.ended)
+        if not dropped and 0 < seconds < inf and self._counts(in_flight):
+            self._seen += 1
             self._total += seconds
-        self._seen += 1
-        if self._seen < max(ROUND, self.allowed):
-            return
-        answered = self._seen - self._dropped
-        mean, share = self._total / answered if answered else None, self._dropped / self._seen
-        self._begin()
-        if self.probing and mean is not None and not share:
-            self._measured(mean)
-        else:
-            self._adjust(mean, share)
-
-    def _begin(self) -> None:
-        self._seen = self._dropped = 0
-        self._total = 0.0
+            if self._seen >= max(MANY, self.allowed):
+                self._round(self._total / self._seen)
 
     def _counts(self, in_flight: int) -> bool:
         """Whether the latency of a call with so many in flight belongs to the round."""
@@ -143,33 +139,43 @@ class Gradient:
             return False
         return True
 
-    def _adjust(self, mean: float | None, share: float) -> None:
-        """A round has ended."""
-        gradient = self._gradient(mean)
-        growth = sqrt(self.estimate) if gradient == 1 and not share else 0.0
-        target = self.estimate * gradient + growth
-        smooth = self.estimate + self.smoothing * (target - self.estimate)
-        self.estimate = min(self.max_limit, max(self.min_limit, smooth * (1 - share / 2)))
-        self._left -= 1
-        if self._must_probe(gradient):
-            self._set(max(self.min_limit, int(self.estimate) // 2), probing=True)
-        else:
-            self._set(int(self.estimate), probing=False)
+    def _shed(self, share: float) -> None:
+        """This share of the latest calls was dropped."""
+        self._dropped = 0
+        self.estimate = max(self.min_limit, self.estimate * (1 - share / 2))
+        self._set(probing=self.probing)
 
-    def _gradient(self, mean: float | None) -> float:
-        if mean is None or self.tolerance is None:
+    def _round(self, mean: float) -> None:
+        """A round has ended, in which a call took `mean` seconds."""
+        self._seen = 0
+        self._total = 0.0
+        if self.probing:
+            self._measured(mean)
+        else:
+            self._adjust(mean)
+
+    def _adjust(self, mean: float) -> None:
+        gradient = self._gradient(mean)
+        target = self.estimate * gradient + (sqrt(self.estimate) if gradient == 1 else 0.0)
+        smooth = self.estimate + self.smoothing * (target - self.estimate)
+        self.estimate = min(self.max_limit, max(self.min_limit, smooth))
+        self._left -= 1
+        self._set(probing=self._must_probe(gradient))
+
+    def _gradient(self, mean: float) -> float:
+        if self.tolerance is None or self.baseline is None:
             return 1.0
-        if self.baseline is None or mean < self.baseline * (1 - NEWS):
-            self.baseline = mean  # no load makes calls faster
+        if mean < self.baseline * (1 - NEWS):
+            self.baseline = (self.baseline + mean) / 2  # too high, as no load makes calls faster
         return max(STEEPEST, min(1.0, self.tolerance * self.baseline / mean))
 
     def _must_probe(self, gradient: float) -> bool:
         """Whether to measure the baseline now.
 
-        Not while the limit is falling, as half of it may be too much as well. But if the fall does not end, then it is
-        not our queue that makes the calls slow: the baseline is out of date.
+        Not while the limit is falling, as half of it may be too much as well. But if the fall does not end, it is not
+        our queue that makes the calls slow: then the baseline is out of date.
         """
-        if self.baseline is None or self.tolerance is None:
+        if self.tolerance is None:
             return False
         if self.estimate <= self._mark / 2:
             return True
@@ -177,20 +183,23 @@ class Gradient:
 
     def _measured(self, mean: float) -> None:
         """A measurement has ended. News is believed at once, chance only half."""
-        old = self.baseline or mean
-        news = abs(mean - old) > NEWS * old
-        self.baseline = mean if news else (old + mean) / 2
-        self._pause = PAUSES[0] if news else min(2 * self._pause, PAUSES[1])
+        old = self.baseline
+        if old is None or abs(mean - old) > NEWS * old:
+            self.baseline = mean
+            self._pause = PAUSES[0]
+        else:
+            self.baseline = (old + mean) / 2
+            self._pause = min(2 * self._pause, PAUSES[1])
         self._left = self._pause
         self._mark = self.estimate
-        self._set(int(self.estimate), probing=False)
+        self._set(probing=False)
 
-    def _set(self, allowed: int, *, probing: bool) -> None:
+    def _set(self, *, probing: bool) -> None:
+        self.allowed = max(self.min_limit, int(self.estimate) // (2 if probing else 1))
         if probing is not self.probing:
-            self._skip = allowed
-        self.allowed = allowed
+            self._skip = self.allowed  # of many that begin together the fast ones end first: they are not the mean
         self.probing = probing
-        self.used_from = 0 if probing else (allowed + 1) // 2
+        self.used_from = 0 if probing else (self.allowed + 1) // 2
 
 
 def overloaded(error: BaseException) -> bool:
@@ -270,9 +279,9 @@ class LimitPermit:
 class AdaptiveLimit(Guard):
     """As many calls at once as the dependency bears without much queueing; more are rejected.
 
-    Safe between threads and event loops. Use it as `await limit.call(fn, *args)`, `limit.call_sync(fn, *args)`, `@limit`,
-    `with limit.acquire():` (also `async with`), or in two steps: `permit = limit.acquire()`, then `permit.success()`,
-    `.dropped()` or `.ignored()`.
+    Safe between threads and event loops. Use it as `await limit.call(fn, *args)`, `limit.call_sync(fn, *args)`,
+    `@limit`, `with limit.acquire():` (also `async with`), or in two steps: `permit = limit.acquire()`, then
+    `permit.success()`, `.dropped()` or `.ignored()`.
 
     It settles where calls take up to `tolerance` times as long as they would alone, so at about as many as that times
     what the dependency works on at once. A call counts only if the limit was at least half used when it began: one that
@@ -405,8 +414,11 @@ class AdaptiveLimit(Guard):
     def _returned(self, in_flight: int, began: float) -> None:
         seconds = self._monotonic() - began
         self._slots.release()
-        if in_flight >= self._rule.used_from:
+        rule = self._rule
+        if in_flight >= rule.used_from:
             self._step(seconds, in_flight, dropped=False)
+        else:
+            rule.ended += 1  # without the lock: should one get lost, no harm is done
 
     def _dropped(self, in_flight: int, began: float) -> None:
         self._slots.release()

@@ -220,6 +220,8 @@ def _shared(
 
 
 _NONE_LOST: Final[list[int]] = []
+_UNTIMED: Final = math.inf
+"""When a call began that nobody times: one that is under way when `configure` begins to is neither slow nor old."""
 
 
 class CircuitBreaker(Guard):
@@ -343,7 +345,7 @@ class CircuitBreaker(Guard):
             return await self._try(func, args, kwargs)
         self._started += 1
         timed = settings.timed
-        began = settings.monotonic() if timed else 0.0
+        began = settings.monotonic() if timed else _UNTIMED
         try:
             result = func(*args, **kwargs) if kwargs else func(*args) if args else func()  # cheaper than unpacking
             if type(result) is CoroutineType or is_awaitable(result):
@@ -377,7 +379,7 @@ class CircuitBreaker(Guard):
             generation, began = self._enter()
         else:
             self._started += 1
-            began = settings.monotonic() if settings.timed else 0.0
+            began = settings.monotonic() if settings.timed else _UNTIMED
         try:
             result = func(*args, **kwargs)
         except BaseException as error:
@@ -398,7 +400,7 @@ class CircuitBreaker(Guard):
             generation, began = self._enter()
             return (_CarefulPermit if circuit.state is HALF_OPEN else Permit)(self, generation, began)
         self._started += 1
-        return Permit(self, door, settings.monotonic() if settings.timed else 0.0)
+        return Permit(self, door, settings.monotonic() if settings.timed else _UNTIMED)
 
     def check(self) -> None:
         """Raise what `acquire` would raise, without taking a permit: for callers that would queue for something first.
@@ -506,11 +508,14 @@ class CircuitBreaker(Guard):
     @property
     def idle(self) -> bool:
         """Whether nothing would be lost with it: closed, nothing counted against the dependency, nobody inside."""
-        circuit = self._circuit
+        circuit, now = self._circuit, self._settings.monotonic()
         with self._lock:
             calm = circuit.state is CLOSED and not circuit.held and not circuit.shadow and not circuit.failures
             inside = self._started - self._ok - self._bad - self._unjudged - self._stale
-            return calm and not inside and (circuit.window is None or not circuit.window.failures)
+            window = circuit.window
+            if window is not None:
+                window.advance(now)
+            return calm and not inside and (window is None or not (window.failures or window.slow))
 
     @property
     def counts(self) -> Counts:
@@ -588,7 +593,8 @@ class CircuitBreaker(Guard):
 
     def _succeeded(self, generation: int, began: float) -> None:
         circuit, settings = self._circuit, self._settings
-        now = settings.monotonic() if settings.timed or circuit.door < 0 else 0.0
+        timed = settings.timed
+        now = settings.monotonic() if timed else 0.0
         # The same short way as in `call`, for everybody else.
         if generation == circuit.door and not circuit.failures and now - began <= settings.slow_after:
             window = circuit.window
@@ -600,6 +606,8 @@ class CircuitBreaker(Guard):
                 window.at = 0 if at == window.size else at
                 self._ok += 1
                 return
+        if not timed:
+            now = settings.monotonic()
         with self._lock:
             if generation != circuit.generation:
                 self._stale += 1

@@ -36,7 +36,7 @@ from resilience.backlog import (
 from resilience.backoff import Backoff
 from resilience.clock import SYSTEM_CLOCK, Clock
 from resilience.deadline import hard_timeout, without_deadline
-from resilience.errors import BulkheadFull, CallTimeout, TransientError
+from resilience.errors import BulkheadFull, CallTimeout, CircuitBreakerOpen, RateLimited, TransientError
 from resilience.events import Events
 from resilience.flight import duplicate
 
@@ -58,9 +58,11 @@ class EventBuffer:
         send_timeout: how long a `send` may take; then it counts as an outage.
         is_outage: whether an error of `send` means that the stream is away, so that the same batch is sent again later.
             Any other is a refusal of what is in the batch. If not given, all are outages except those that
-            `resilience.classify.ERRORS` blames on the caller.
-        admit: awaited with the size of the next batch before it is sent, such as a recovery governor that spares a
-            stream which has just come back.
+            `resilience.classify.ERRORS` blames on the caller. Rejections before the call (an open circuit, a full
+            bulkhead, a rate limit), timeouts and `TransientError` are outages without asking.
+        admit: awaited with the size of the next batch before it is sent; if it raises, the batch waits as in an
+            outage. What gives out permits that have to be returned goes around `send` instead, as in
+            `send=governor.governed(send)`.
         dead: told of each event that is given up. The last `max_dead` are kept in `dead_events` as well.
         new_id: makes the ids; the default is as good as unique even between forked processes.
 
@@ -251,6 +253,8 @@ class EventBuffer:
         return None
 
     def _stream_is_away(self, failure: Exception) -> bool:
+        if isinstance(failure, _NO_VERDICT):
+            return True
         try:
             return self._is_outage(failure)
         except Exception:  # noqa: BLE001 - keeping the events is the safe side
@@ -321,18 +325,25 @@ class EventBuffer:
 
     def _wake(self, only_idle: bool = False) -> None:
         with self._lock:
-            sleepers = [sleeper for sleeper in self._sleepers if sleeper.idle or not only_idle]
+            sleepers = [one for one in self._sleepers if not one.woken and (one.idle or not only_idle)]
+            for sleeper in sleepers:
+                sleeper.woken = True  # once is enough, and not cheap
         for sleeper in sleepers:
             with contextlib.suppress(RuntimeError):  # its loop has been closed
                 sleeper.loop.call_soon_threadsafe(_wake, sleeper.waiter)
 
 
+_NO_VERDICT = (CircuitBreakerOpen, BulkheadFull, RateLimited, CallTimeout, TransientError)
+"""Errors of which none says anything about the events: the stream has not judged them."""
+
+
 class _Sleeper:
-    __slots__ = ("idle", "loop", "waiter")
+    __slots__ = ("idle", "loop", "waiter", "woken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, idle: bool) -> None:
         self.loop = loop
         self.idle = idle
+        self.woken = False
         self.waiter: asyncio.Future[None] = loop.create_future()
 
 

@@ -104,7 +104,7 @@ class CircuitSettings:
     The fields are described at `CircuitBreaker`. Raises ValueError naming the field that is out of range.
     """
 
-    __slots__ = (*RULES, "bad_trials", "timed")
+    __slots__ = (*RULES, "asked", "bad_trials", "timed")
 
     def __init__(
         self,
@@ -135,6 +135,8 @@ class CircuitSettings:
         self.half_open_max_calls = _count("half_open_max_calls", half_open_max_calls)
         self._set_trials(half_open_trials)
         self.max_half_open = None if max_half_open is None else _seconds("max_half_open", max_half_open)
+        # As given, for `changed`: what they come to depends on other fields.
+        self.asked: dict[str, Any] = {"half_open_trials": half_open_trials, "minimum_calls": minimum_calls}
         # More than the window holds would never be reached.
         self.minimum_calls = min(_count("minimum_calls", minimum_calls), self.window or minimum_calls)
         self.honour_retry_after = honour_retry_after
@@ -176,10 +178,8 @@ class CircuitSettings:
 
     def changed(self, **changes: Any) -> "CircuitSettings":
         """A copy with some fields changed. Raises TypeError for an unknown field, ValueError for a bad value."""
-        fields: dict[str, Any] = {name: getattr(self, name) for name in RULES}
-        if not self.bad_trials and "half_open_trials" not in changes:
-            fields["half_open_trials"] = None
-        return CircuitSettings(**{**fields, **changes})
+        fields = {name: getattr(self, name) for name in RULES}
+        return CircuitSettings(**{**fields, **self.asked, **changes})
 
     def open_seconds(self, attempt: int) -> float:
         """How long to stay open the `attempt`-th time in a row (from 0); a minute when a function botches it."""
@@ -299,8 +299,9 @@ class Circuit:
         """Whether a call would be admitted."""
         if self.state is not HALF_OPEN:
             return self.state is CLOSED
-        settled = self.successes + self.wrong
-        return self.in_flight < min(self.settings.half_open_max_calls, self.settings.half_open_trials - settled)
+        # One at least: `configure` may have asked for fewer than have reported already, and a result has to apply it.
+        left = max(1, self.settings.half_open_trials - self.successes - self.wrong)
+        return self.in_flight < min(self.settings.half_open_max_calls, left)
 
     # -- results of calls of the current generation
 
@@ -373,7 +374,10 @@ class Circuit:
         return change
 
     def open_for(self, now: float, seconds: float) -> Change | None:
-        """Open now, for at least `seconds`; an open circuit's time can be extended so, never shortened."""
+        """Open now, for at least `seconds`; an open circuit's time can be extended so, never shortened.
+
+        In shadow it would have opened.
+        """
         if self.held:
             return None
         until = now + min(seconds, MAX_OPEN_SECONDS)
@@ -381,6 +385,8 @@ class Circuit:
             self.until, self.told_until = max(self.until, until), max(self.told_until, until)
             self._shut()
             return None
+        if self.shadow:
+            return self._trip(now, TOLD_TO_WAIT, until - now)
         change = self._enter(OPEN, now, TOLD_TO_WAIT)
         self.until = self.told_until = until
         self._shut()

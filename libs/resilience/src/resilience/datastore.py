@@ -80,6 +80,7 @@ class CachedDataStore:
 
         An async function runs in the caller's own task. A sync one runs in a thread (`asyncio.to_thread`), for it may
         block; an awaitable that it returns is awaited here. It must not begin tasks, as a thread has no event loop.
+        Of a `Served` that it returns the value is taken; one from a fallback is passed on but not remembered.
 
         Raises:
             Exception: the error of `primary_func`: it was an answer, or nothing young enough is remembered.

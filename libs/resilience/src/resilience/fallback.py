@@ -179,7 +179,7 @@ class Fallback(Guard):
     Args:
         rungs: functions of the failure, sync or async, or `Rung`s; tried in order.
         name: used in events and degradations.
-        handles: which errors are served; by default all that are no answers.
+        handles: which errors are served (a predicate that raises means no); by default all that are no answers.
         events: told the outcome of each rung.
     """
 
@@ -196,7 +196,7 @@ class Fallback(Guard):
             raise ValueError("a fallback needs at least one rung")
         self.name = name
         self.rungs = tuple(rung if isinstance(rung, Rung) else Rung(_name_of(rung), rung) for rung in rungs)
-        self.handles = handles or _no_answer
+        self.handles = _no_answer if handles is None else _careful(handles)
         self._events = events
         first = self.rungs[0]
         # The usual case, a plain function, is called without any detour.
@@ -287,6 +287,18 @@ class Fallback(Guard):
     def _tried(self, rung: str, outcome: RungOutcome) -> None:
         if self._events:
             self._events.emit(FallbackUsed(self.name, rung, outcome))
+
+
+def _careful(handles: Callable[[Exception], bool]) -> Callable[[Exception], bool]:
+    """The failure at hand matters, not the predicate's."""
+
+    def asked(error: Exception) -> bool:
+        try:
+            return bool(handles(error))
+        except Exception:  # noqa: BLE001
+            return False
+
+    return asked
 
 
 def _no_answer(error: Exception) -> bool:

@@ -201,8 +201,8 @@ class RecoveryGovernor:
         max_seconds: how long a ramp may last in all; five times `ramp_seconds` unless given.
         live_share: share of the budget that live traffic is guaranteed.
         drain_share: share that the drain is guaranteed; one unit at least.
-        slow_seconds: an answer to live traffic that takes longer counts as half a failure; half of the call's timeout is
-            about right, and it is worth giving: overload shows first as slowness.
+        slow_seconds: an answer to live traffic that takes longer counts as half a failure. About half of the call's
+            timeout is right, and worth giving: overload shows first as slowness.
         max_waiting: how many may wait in `enter`.
         events: told of every `RampStarted`, `RampCut` and `RampEnded`.
 
@@ -304,8 +304,7 @@ class RecoveryGovernor:
     def on_transition(self, transition: "Transition") -> None:
         """For `breaker.subscribe`: closed begins a ramp (not when an operator holds it closed), open ends it."""
         if transition.new is OPEN:
-            if transition.old is not OPEN:
-                self.end()
+            self.end()
         elif transition.new is CLOSED and transition.old is not CLOSED and transition.reason != HELD_CLOSED:
             self.begin()
 

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from types import CoroutineType
 from typing import Any, Final, Protocol, TypeVar, overload
 
-from resilience.breaker import CircuitBreaker, Transition, Verdict, default_classify
+from resilience.breaker import CircuitBreaker, Permit, Transition, Verdict, default_classify
 from resilience.bulkhead import Bulkhead
 from resilience.clock import SYSTEM_CLOCK, Clock
 from resilience.deadline import AbandonedTasks, current_deadline, deadline_scope, hard_timeout
@@ -234,7 +234,7 @@ class Policy(Guard):
                     return result
                 if run is None:
                     run = retry.begin(started)
-                wait = retry.next_wait(run, None, self._monotonic(), None if at == math.inf else at)
+                wait = retry.next_wait(run, None, self._monotonic(), None if at == math.inf else at, result)
                 if wait is None:
                     return result
             except Exception as error:
@@ -357,25 +357,13 @@ class Policy(Guard):
     async def _tried(
         self, func: Callable[..., Any], args: Arguments, kwargs: Named, started: float, limit: float
     ) -> Any:
-        breaker = self.breaker
-        try:
-            if limit <= 0:
-                raise CallTimeout(self.name, 0.0)
-            permit = None if breaker is None else breaker.acquire()
-        except _OWN_FAILURES as error:
-            self._refused(error, started, waited=False)
-            raise
+        permit = self._permitted(started, limit)
         try:
             result = await self._timed(func, args, kwargs, limit)
         except BaseException as error:
-            verdict = self._verdict(error, started, limit)
-            if permit is not None:
-                permit.settle(error, verdict)
-            self._finished("timeout" if isinstance(error, CallTimeout) else verdict.value, started)
+            self._raised(permit, error, started, limit)
             raise
-        if permit is not None:
-            permit.returned(result)
-        self._finished("success", started)
+        self._answered(permit, result, started)
         return result
 
     async def _timed(self, func: Callable[..., Any], args: Arguments, kwargs: Named, limit: float) -> Any:
@@ -392,17 +380,32 @@ class Policy(Guard):
     def _attempt_sync(self, func: Callable[..., T], args: Arguments, kwargs: Named) -> T:
         started, deadline = self._monotonic(), current_deadline()
         limit = self._needs if deadline is None else min(self._needs, deadline.at - started)
-        self._begin(limit)
-        if self.bulkhead is None:
-            return self._tried_sync(func, args, kwargs, limit)
-        result: T = self.bulkhead.call_sync(self._tried_sync, func, args, kwargs, limit)
-        return result
+        bulkhead = self.bulkhead
+        try:
+            self._begin(limit)
+            if bulkhead is not None:
+                bulkhead.acquire_sync(None if limit == math.inf else limit)
+        except _OWN_FAILURES as error:
+            self._refused(error, started, waited=limit > 0)
+            raise
+        if bulkhead is None:
+            return self._tried_sync(func, args, kwargs, started, limit)
+        try:
+            return self._tried_sync(func, args, kwargs, started, limit - (self._monotonic() - started))
+        finally:
+            bulkhead.release()
 
-    def _tried_sync(self, func: Callable[..., T], args: Arguments, kwargs: Named, limit: float) -> T:
-        if self._limit is not None:
-            timed = Timeout(limit, name=self.name, clock=self._clock)
-            func, args = timed.call_sync, (func, *args)
-        result: T = func(*args, **kwargs) if self.breaker is None else self.breaker.call_sync(func, *args, **kwargs)
+    def _tried_sync(self, func: Callable[..., T], args: Arguments, kwargs: Named, started: float, limit: float) -> T:
+        permit = self._permitted(started, limit)
+        try:
+            if self._limit is None:
+                result = func(*args, **kwargs)
+            else:
+                result = Timeout(limit, name=self.name, clock=self._clock).call_sync(func, *args, **kwargs)
+        except BaseException as error:
+            self._raised(permit, error, started, limit)
+            raise
+        self._answered(permit, result, started)
         return result
 
     # -- inside
@@ -415,6 +418,27 @@ class Policy(Guard):
             raise BulkheadFull(self.name)
         if self.breaker is not None:
             self.breaker.check()
+
+    def _permitted(self, started: float, limit: float) -> Permit | None:
+        """The circuit's permit, for who has waited for the bulkhead. Raises CallTimeout, CircuitBreakerOpen."""
+        try:
+            if limit <= 0:
+                raise CallTimeout(self.name, 0.0)
+            return None if self.breaker is None else self.breaker.acquire()
+        except _OWN_FAILURES as error:
+            self._refused(error, started, waited=False)
+            raise
+
+    def _raised(self, permit: Permit | None, error: BaseException, started: float, limit: float) -> None:
+        verdict = self._verdict(error, started, limit)
+        if permit is not None:
+            permit.settle(error, verdict)
+        self._finished("timeout" if isinstance(error, CallTimeout) else verdict.value, started)
+
+    def _answered(self, permit: Permit | None, result: object, started: float) -> None:
+        if permit is not None:
+            permit.returned(result)
+        self._finished("success", started)
 
     def _refused(self, error: Exception, started: float, *, waited: bool) -> None:
         if isinstance(error, _NOT_TRIED):

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
 
+from resilience.ambient import RANDOM
 from resilience.breaker import Transition
 from resilience.circuit import CircuitState
 from resilience.clock import SYSTEM_CLOCK, Clock
@@ -48,7 +49,7 @@ class Prober:
         self._probe = probe
         self._interval = interval
         self._jitter = jitter
-        self._random = Random() if random is None else random  # noqa: S311 - spreads load, protects nothing
+        self._random = RANDOM if random is None else random
         self._clock = clock
         self._on_closed = on_closed
         self._changed = asyncio.Event()

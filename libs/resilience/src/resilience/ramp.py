@@ -89,7 +89,7 @@ class Ramp:
     __slots__ = (
         *("_before", "_careful", "_careful_from", "_cut_at", "_drain_share", "_ends_at", "_grown_at", "_live_share"),
         *("_peak", "_rate", "_refused", "_slow_seconds", "_step", "_window_at", "admitted", "began", "budget", "full"),
-        *("refused", "strain", "used", "wanted"),
+        *("limit", "own", "refused", "strain", "used", "wanted"),
     )
 
     def __init__(
@@ -107,7 +107,6 @@ class Ramp:
         careful: float = 1.0,
     ) -> None:
         self.began = now
-        self.budget = float(start)
         self.full = full
         self.strain = 0
         self.used = [0, 0, 0]
@@ -126,15 +125,11 @@ class Ramp:
         self._ends_at = now + longest
         self._before = [0, 0, 0]
         self._refused = [0, 0, 0]  # in this window
+        self._set(start)
         # Live traffic is taken to be there, before the drain borrows its share.
-        self._peak = [self.guaranteed(LIVE), 0, 0]
+        self._peak = [self.own[LIVE], 0, 0]
 
     # -- the budget
-
-    @property
-    def limit(self) -> int:
-        """Units of work that may run at once now."""
-        return int(self.budget)
 
     def over(self, now: float) -> EndReason | None:
         """Why the ramp is over, if it is."""
@@ -159,25 +154,23 @@ class Ramp:
             self.strain = max(0, self.strain - 1)
             if self.strain < CALM:
                 pace = self._rate if self.budget < self._careful_from else self._rate / self._careful
-                self.budget = min(float(self.full), self.budget + pace * min(since, self._step))
+                self._set(min(self.full, self.budget + pace * min(since, self._step)))
             return False
         self.strain += SLOW if ok else FAILED
         if self.strain < TOO_MUCH:
             return False
-        self.budget = max(float(LEAST), self.budget / 2)
+        self._set(max(LEAST, self.budget / 2))
         self.strain = 0
         self._cut_at = now
         return True
 
-    # -- the shares
-
-    def guaranteed(self, kind: int) -> int:
-        """The kind's own share of the budget, in units."""
-        limit = self.limit
+    def _set(self, budget: float) -> None:
+        self.budget = budget
+        self.limit = limit = int(budget)  # units of work that may run at once now
         drain = max(1, int(limit * self._drain_share))
-        if kind == LIVE:
-            return min(max(1, int(limit * self._live_share)), limit - drain)
-        return drain if kind == DRAIN else 0
+        self.own = (min(max(1, int(limit * self._live_share)), limit - drain), drain, 0)  # guaranteed, by kind
+
+    # -- the shares
 
     def demand(self, kind: int) -> int:
         """Units that the kind has lately had use for."""
@@ -185,16 +178,21 @@ class Ramp:
 
     def charge(self, kind: int, cost: int) -> int:
         """What work of that cost is counted as: no more than the kind can ever get while all others are busy."""
-        return min(cost, self.guaranteed(kind) or self.limit)
+        return min(cost, self.own[kind] or self.limit)
 
     def fits(self, kind: int, units: int) -> bool:
         """Whether there is room for `units` more of this kind."""
-        used = sum(self.used) + units
+        live, drain, rest = self.used
+        used = live + drain + rest + units
         if used > self.limit:
             return False
-        if self.used[kind] + units <= self.guaranteed(kind):
+        if self.used[kind] + units <= self.own[kind]:
             return True
-        return used + sum(self._kept(other, kind) for other in (LIVE, DRAIN) if other != kind) <= self.limit
+        if kind != LIVE:
+            used += self._kept(LIVE, kind)
+        if kind != DRAIN:
+            used += self._kept(DRAIN, kind)
+        return used <= self.limit
 
     def admit(self, kind: int, cost: int, now: float) -> int:
         """Begin work: the units it takes up until `release`, or 0 when there is no room."""
@@ -235,7 +233,7 @@ class Ramp:
         """Units kept free for `other` when `kind` wants to borrow: all it needs if it comes first, else its own."""
         demand = self.demand(other)
         if other > kind:
-            demand = min(demand, self.guaranteed(other))
+            demand = min(demand, self.own[other])
         elif demand and other == LIVE:
             demand += 1  # the next one should find a place, too
         return max(0, demand - self.used[other])

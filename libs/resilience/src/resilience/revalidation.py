@@ -112,11 +112,10 @@ class Revalidations:
     def _ended(self, entry: CacheEntry, flight: Flight, error: Exception | None) -> None:
         with self._flights.lock:
             self._under_way.discard(flight)
-            if error is None:
-                return
-            self.failed += 1
+            self.failed += error is not None
+            # If it went well there is a new entry by now, unless a fallback has answered, which is not kept.
             entry.retry_at = self._monotonic() + self._pause
-        if self._events:
+        if error is not None and self._events:
             self._events.emit(RefreshFailed(self._flights.name, error))
 
     def _stop(self, flight: Flight) -> None:

@@ -78,19 +78,8 @@ class StaleCache(Generic[T]):
 
     __slots__ = (
         *("_answers", "_clock", "_events", "_find", "_flights", "_hits", "_jitter", "_loads", "_lock", "_monotonic"),
-        *(
-            "_negative",
-            "_random",
-            "_revalidations",
-            "_shelf",
-            "_size",
-            "_stale",
-            "_touch",
-            "fallback",
-            "max_age",
-            "name",
-        ),
-        *("negative_max_age", "stale_if_error", "stale_while_revalidate"),
+        *("_negative", "_random", "_revalidations", "_shelf", "_size", "_stale", "_touch"),
+        *("fallback", "max_age", "name", "negative_max_age", "stale_if_error", "stale_while_revalidate"),
     )
 
     ENTRY_OVERHEAD = 280
@@ -164,7 +153,7 @@ class StaleCache(Generic[T]):
 
         Identical loads at the same time reach the source once. A fresh copy and a stale one have `as_of`; one that is
         served because the source failed carries a degradation. A sync `load` is called on the event loop, so it
-        must not block.
+        must not block; and no load may ask for its own key, as it would wait for itself until `load_timeout`.
 
         Raises:
             CallTimeout: the load took longer than `load_timeout`, or than the caller's deadline, and no copy may serve.

@@ -83,7 +83,7 @@ class TimeWindow:
     def add(self, outcome: int, began: float, now: float) -> None:
         """Take in the outcome of a call that began at `began`, at time `now`."""
         self.advance(now)
-        bucket = self._bucket(began)
+        bucket = self._bucket(min(began, now))
         if bucket <= self._head - BUCKETS:
             return
         counts, at = self._counts, bucket % BUCKETS * 3
