@@ -24,6 +24,7 @@ from resilience import (
 )
 from resilience.backoff import Backoff
 from resilience.fallback import Fallback
+from resilience.governor import RecoveryGovernor
 from resilience.retry import Idempotency, Retry, RetryBudget
 
 Make = Callable[..., Policy]
@@ -526,6 +527,39 @@ async def test_hard_attempts_end_at_their_limit(make: Make, clock: FakeClock) ->
     for _ in range(5):
         await asyncio.sleep(0)
     assert policy.abandoned == 0
+
+
+async def test_while_the_dependency_recovers_calls_beyond_the_budget_take_their_fallback(
+    make: Make, clock: FakeClock
+) -> None:
+    governor = RecoveryGovernor("stock", full=4, clock=clock)
+    breaker = breaker_of(clock, success_threshold=1)
+    policy = make(breaker=breaker, governor=governor, fallback=Fallback(lambda failure: type(failure).__name__))
+    breaker.force_open()
+    breaker.reset()
+    assert governor.active
+    hanging = Dependency()
+    hanging.hangs = True
+    budget = governor.snapshot().budget
+    calls = [await start(policy.call, hanging) for _ in range(budget)]
+    assert str(await policy.call(Dependency())) == "RecoveryThrottled"
+    assert breaker.counts.in_flight == budget
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    assert await policy.call(Dependency()) == 1
+    failing = Dependency()
+    failing.error = Down()
+    assert str(await policy.call(failing)) == "Down"
+    assert policy.call_sync(lambda: 2) == 2
+    assert policy.call_sync(fail_down) == "Down"
+    assert sum(governor.snapshot().in_use.values()) == 0
+    breaker.force_open()
+    assert not governor.active
+
+
+def fail_down() -> object:
+    raise Down
 
 
 class Twice:

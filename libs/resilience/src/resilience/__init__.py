@@ -8,6 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resilience.backlog import BufferedEvent as BufferedEvent
+    from resilience.backlog import BufferStats as BufferStats
+    from resilience.backlog import DeadEvent as DeadEvent
+    from resilience.backlog import EventsDropped as EventsDropped
+    from resilience.backlog import EventsSent as EventsSent
     from resilience.backoff import Backoff as Backoff
     from resilience.breaker import BreakerSnapshot as BreakerSnapshot
     from resilience.breaker import CircuitBreaker as CircuitBreaker
@@ -18,7 +23,9 @@ if TYPE_CHECKING:
     from resilience.breaker import Verdict as Verdict
     from resilience.breaker import classify_by as classify_by
     from resilience.breaker import default_classify as default_classify
+    from resilience.buffer import EventBuffer as EventBuffer
     from resilience.bulkhead import Bulkhead as Bulkhead
+    from resilience.bulkhead import BulkheadRejected as BulkheadRejected
     from resilience.cache import MemoryCache as MemoryCache
     from resilience.circuit import CircuitSettings as CircuitSettings
     from resilience.circuit import CircuitState as CircuitState
@@ -66,6 +73,12 @@ if TYPE_CHECKING:
     from resilience.fallback import Rung as Rung
     from resilience.fallback import RungOutcome as RungOutcome
     from resilience.fallback import descend as descend
+    from resilience.flight import LoadCancelled as LoadCancelled
+    from resilience.freshness import CacheOutcome as CacheOutcome
+    from resilience.freshness import CacheServed as CacheServed
+    from resilience.freshness import CacheStats as CacheStats
+    from resilience.freshness import RefreshFailed as RefreshFailed
+    from resilience.freshness import cache_status as cache_status
     from resilience.graceful import GracefulDegradation as GracefulDegradation
     from resilience.graceful import get_graceful_degradation as get_graceful_degradation
     from resilience.graceful import get_with_timeout_and_fallback as get_with_timeout_and_fallback
@@ -99,10 +112,15 @@ if TYPE_CHECKING:
     from resilience.queue import Target as Target
     from resilience.queue import TargetSession as TargetSession
     from resilience.registry import BreakerRegistry as BreakerRegistry
+    from resilience.retry import GaveUp as GaveUp
     from resilience.retry import Idempotency as Idempotency
+    from resilience.retry import Retried as Retried
     from resilience.retry import Retry as Retry
+    from resilience.retry_after import parse_retry_after as parse_retry_after
+    from resilience.retry_after import retry_after_of as retry_after_of
     from resilience.retry_budget import RetryBudget as RetryBudget
     from resilience.row_policy import RowPolicy as RowPolicy
+    from resilience.stale import StaleCache as StaleCache
     from resilience.timeout import Timeout as Timeout
     from resilience.writer import Accepted as Accepted
     from resilience.writer import DurableWriter as DurableWriter
@@ -110,6 +128,13 @@ if TYPE_CHECKING:
     from resilience.writer import Written as Written
 
 _HOMES = {
+    "backlog": (
+        "BufferStats",
+        "BufferedEvent",
+        "DeadEvent",
+        "EventsDropped",
+        "EventsSent",
+    ),
     "backoff": ("Backoff",),
     "breaker": (
         "BreakerSnapshot",
@@ -122,7 +147,11 @@ _HOMES = {
         "classify_by",
         "default_classify",
     ),
-    "bulkhead": ("Bulkhead",),
+    "buffer": ("EventBuffer",),
+    "bulkhead": (
+        "Bulkhead",
+        "BulkheadRejected",
+    ),
     "cache": ("MemoryCache",),
     "circuit": (
         "CircuitSettings",
@@ -184,6 +213,14 @@ _HOMES = {
         "RungOutcome",
         "descend",
     ),
+    "flight": ("LoadCancelled",),
+    "freshness": (
+        "CacheOutcome",
+        "CacheServed",
+        "CacheStats",
+        "RefreshFailed",
+        "cache_status",
+    ),
     "graceful": (
         "GracefulDegradation",
         "get_graceful_degradation",
@@ -228,11 +265,18 @@ _HOMES = {
     ),
     "registry": ("BreakerRegistry",),
     "retry": (
+        "GaveUp",
         "Idempotency",
+        "Retried",
         "Retry",
+    ),
+    "retry_after": (
+        "parse_retry_after",
+        "retry_after_of",
     ),
     "retry_budget": ("RetryBudget",),
     "row_policy": ("RowPolicy",),
+    "stale": ("StaleCache",),
     "timeout": ("Timeout",),
     "writer": (
         "Accepted",

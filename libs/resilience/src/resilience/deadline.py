@@ -10,8 +10,8 @@ bounded by the time that is left.
 
 import asyncio
 from collections.abc import Awaitable, Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, Token
 from functools import partial
 from types import CoroutineType
 from typing import Any, NamedTuple, TypeVar
@@ -142,7 +142,7 @@ def deadline_scope(seconds: float, *, clock: Clock = SYSTEM_CLOCK) -> Generator[
     try:
         yield deadline
     finally:
-        _current.reset(token)
+        _reset(token)
 
 
 @contextmanager
@@ -152,4 +152,10 @@ def without_deadline() -> Generator[None]:
     try:
         yield
     finally:
+        _reset(token)
+
+
+def _reset(token: Token[Deadline | None]) -> None:
+    # A coroutine that is closed from another context (by the collector, after its loop has gone) takes nothing back.
+    with suppress(ValueError):
         _current.reset(token)

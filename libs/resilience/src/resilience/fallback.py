@@ -271,15 +271,23 @@ class Fallback(Guard):
         Raises:
             Exception: `failure`, with a note per rung, when no rung could serve.
         """
-        return (await self._descend(failure, self.rungs)).value
+        try:
+            return (await self._descend(failure, self.rungs)).value
+        finally:
+            del failure  # as in `descend`
 
     def recover_sync(self, failure: Exception) -> Any:
         """`recover` for sync code."""
-        served: Served[Any] = descend_sync(failure, self.rungs, degradation=self._degradation, tried=self._tried)
-        return served.value
+        try:
+            return descend_sync(failure, self.rungs, degradation=self._degradation, tried=self._tried).value
+        finally:
+            del failure
 
     async def _descend(self, failure: Exception, rungs: tuple[Rung[Any], ...]) -> Served[Any]:
-        return await descend(failure, rungs, degradation=self._degradation, tried=self._tried)
+        try:
+            return await descend(failure, rungs, degradation=self._degradation, tried=self._tried)
+        finally:
+            del failure
 
     def _degradation(self, rung: str) -> Degradation:
         return Degradation(self.name, rung, "closed")

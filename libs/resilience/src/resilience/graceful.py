@@ -110,7 +110,7 @@ class GracefulDegradation:
         """What `primary` gives, or else `fallback`. Both take no arguments, and may be sync or async.
 
         A failure that may pass, or of unknown kind, is tried again up to `max_retries` times, after 1, 2, 4 ... s;
-        `timeout_secs` applies to each attempt. While the circuit of `operation_name` is open, the fallback serves at once.
+        `timeout_secs` applies to each attempt. While the operation's circuit is open, the fallback serves at once.
 
         Raises:
             CircuitBreakerOpen: the circuit is open and there is no fallback.

@@ -1,6 +1,8 @@
 """Everything that happens around a call, in one object and one fixed order:
 
-    limiter → total deadline → retry → hedge → attempt timeout → circuit → bulkhead → call;   the fallback around it all
+    total deadline → limiter → retry → hedge → governor → attempt timeout → circuit → bulkhead → call
+
+with the fallback around it all.
 
 The attempt timeout includes the wait for the bulkhead, an open circuit rejects before anybody queues, and every attempt
 counts for the circuit. Each part may be left out, and each works by itself as well.
@@ -13,7 +15,7 @@ import math
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable
 from types import CoroutineType
-from typing import Any, Final, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 
 from resilience.breaker import CircuitBreaker, Permit, Transition, Verdict, default_classify
 from resilience.bulkhead import Bulkhead
@@ -25,6 +27,9 @@ from resilience.fallback import Fallback
 from resilience.forms import Guard, is_awaitable
 from resilience.retry import Retry, RetryRun
 from resilience.timeout import Block, Note, Timeout, current_task, overdue
+
+if TYPE_CHECKING:
+    from resilience.governor import RampPermit, RecoveryGovernor
 
 T = TypeVar("T")
 Arguments = tuple[Any, ...]
@@ -70,6 +75,7 @@ class Policy(Guard):
         breaker: the circuit; it also classifies errors.
         bulkhead: bounds concurrent attempts.
         limiter: bounds the rate of calls.
+        governor: bounds attempts while the dependency has just come back; it hears of the circuit's transitions.
         fallback: serves when all that failed.
         events: told of every attempt, and of the circuit's transitions.
         hard: attempts end at their limit even if the call's clean-up hangs (see `deadline.py`).
@@ -91,6 +97,7 @@ class Policy(Guard):
         "breaker",
         "bulkhead",
         "fallback",
+        "governor",
         "hard",
         "hedge",
         "limiter",
@@ -110,6 +117,7 @@ class Policy(Guard):
         breaker: CircuitBreaker | None = None,
         bulkhead: Bulkhead | None = None,
         limiter: Limiter | None = None,
+        governor: "RecoveryGovernor | None" = None,
         fallback: Fallback | None = None,
         events: Events | None = None,
         hard: bool = False,
@@ -125,6 +133,7 @@ class Policy(Guard):
         self.breaker = breaker
         self.bulkhead = bulkhead
         self.limiter = limiter
+        self.governor = governor
         self.fallback = fallback
         self._events = Events() if events is None else events
         self._clock = clock
@@ -143,6 +152,7 @@ class Policy(Guard):
                 hedge=hedge,
                 breaker=breaker,
                 bulkhead=bulkhead,
+                governor=governor,
                 events=events,
                 hard=hard,
                 max_abandoned=max_abandoned,
@@ -150,6 +160,8 @@ class Policy(Guard):
             )
         elif breaker is not None:
             breaker.subscribe(self._on_transition)
+            if governor is not None:
+                breaker.subscribe(governor.on_transition)
 
     @property
     def timeout(self) -> float | None:
@@ -175,7 +187,7 @@ class Policy(Guard):
         now = started = self._monotonic()
         deadline = current_deadline()
         at = math.inf if deadline is None else deadline.at
-        breaker, bulkhead, retry = self.breaker, self.bulkhead, self.retry
+        breaker, bulkhead, retry, governor = self.breaker, self.bulkhead, self.retry, self.governor
         if retry is not None and retry.budget is not None:
             retry.budget.deposit()
         run: RetryRun | None = None
@@ -186,6 +198,7 @@ class Policy(Guard):
                     door < 0
                     or at - now < self._needs
                     or self._step_by_step
+                    or (governor is not None and governor.active)
                     or (bulkhead is not None and not bulkhead.try_acquire())
                 ):
                     result = await self._attempt(func, args, kwargs, now, at)
@@ -339,6 +352,18 @@ class Policy(Guard):
     async def _guarded(
         self, func: Callable[..., Any], args: Arguments, kwargs: Named, started: float, at: float
     ) -> Any:
+        if self.governor is None:
+            return await self._queued(func, args, kwargs, started, at)
+        room = self._room(self.governor, started)
+        try:
+            result = await self._queued(func, args, kwargs, started, at)
+        except BaseException as error:
+            room.release(self._said(error))
+            raise
+        room.release(ok=True)
+        return result
+
+    async def _queued(self, func: Callable[..., Any], args: Arguments, kwargs: Named, started: float, at: float) -> Any:
         bulkhead, limit = self.bulkhead, min(self._needs, at - started)
         try:
             self._begin(limit)
@@ -378,7 +403,20 @@ class Policy(Guard):
             return await result
 
     def _attempt_sync(self, func: Callable[..., T], args: Arguments, kwargs: Named) -> T:
-        started, deadline = self._monotonic(), current_deadline()
+        started = self._monotonic()
+        if self.governor is None:
+            return self._queued_sync(func, args, kwargs, started)
+        room = self._room(self.governor, started)
+        try:
+            result = self._queued_sync(func, args, kwargs, started)
+        except BaseException as error:
+            room.release(self._said(error))
+            raise
+        room.release(ok=True)
+        return result
+
+    def _queued_sync(self, func: Callable[..., T], args: Arguments, kwargs: Named, started: float) -> T:
+        deadline = current_deadline()
         limit = self._needs if deadline is None else min(self._needs, deadline.at - started)
         bulkhead = self.bulkhead
         try:
@@ -409,6 +447,21 @@ class Policy(Guard):
         return result
 
     # -- inside
+
+    def _room(self, governor: "RecoveryGovernor", started: float) -> "RampPermit":
+        """Raises RecoveryThrottled: the dependency has just come back, and has no room yet."""
+        room = governor.admit()
+        if room is None:
+            self._finished("rejected", started)
+            raise governor.throttled()
+        return room
+
+    def _said(self, error: BaseException) -> bool | None:
+        """What the governor learns from `error`."""
+        if isinstance(error, _NOT_TRIED):
+            return None
+        verdict = self._verdict(error, 0.0, math.inf)
+        return None if verdict is Verdict.NEUTRAL else verdict is Verdict.SUCCESS
 
     def _begin(self, limit: float) -> None:
         """Whether an attempt makes sense at all. Raises CallTimeout, BulkheadFull, CircuitBreakerOpen."""

@@ -6,7 +6,7 @@ with the fallback ladder around it all.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from resilience.breaker import CircuitBreaker, Transition, Verdict
 from resilience.bulkhead import Bulkhead
@@ -19,6 +19,9 @@ from resilience.matrix import Row
 from resilience.modes import RowStatus
 from resilience.outcome import Degradation, Served
 from resilience.policy import Policy
+
+if TYPE_CHECKING:
+    from resilience.governor import RecoveryGovernor
 
 T = TypeVar("T")
 
@@ -42,6 +45,7 @@ class RowPolicy(Policy):
         events: told of every call, transition and fallback.
         timeout: seconds for one call in all; the row's own if not given. The caller's deadline can shorten it.
         bulkhead: bounds concurrent calls; given back at the timeout, even if the abandoned call still cleans up.
+        governor: bounds calls while the dependency has just come back; those beyond take their fallback.
         retries: further attempts after an error matched by `retry_on`, at once and within the same limit. Meant
             for a stale pooled connection; the circuit sees one result per `call`, not one per attempt.
         max_abandoned: calls that may still be cleaning up after their timeout before new ones are refused.
@@ -59,6 +63,7 @@ class RowPolicy(Policy):
         events: Events | None = None,
         timeout: float | None = None,
         bulkhead: Bulkhead | None = None,
+        governor: "RecoveryGovernor | None" = None,
         retries: int = 0,
         retry_on: Callable[[Exception], bool] = never,
         clock: Clock = SYSTEM_CLOCK,
@@ -76,6 +81,7 @@ class RowPolicy(Policy):
             timeout=row.call_timeout if timeout is None else timeout,
             breaker=_breaker_of(row, clock) if breaker is None else breaker,
             bulkhead=bulkhead,
+            governor=governor,
             events=events,
             hard=True,
             max_abandoned=max_abandoned,
@@ -187,6 +193,8 @@ class RowPolicy(Policy):
             if failed and error is failure:
                 self._failing_at = self._monotonic()
             raise
+        finally:
+            del failure  # as in `descend`
 
     def _fallback_failing(self) -> bool:
         at = self._failing_at
