@@ -1,11 +1,13 @@
 """The documentation is held against the code: its examples run and print what they say, and what it names exists."""
 
 import ast
+import builtins
 import importlib
 import inspect
 import re
 import subprocess
 import sys
+import typing
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any
 import pytest
 
 import resilience
+from resilience.fallback import RungOutcome
+from resilience.retry import GiveUpReason
 
 LIBRARY = Path(__file__).parents[1]
 README, WHY, REFERENCE, RECIPES = (
@@ -25,11 +29,16 @@ PAGES = (README, WHY, REFERENCE, RECIPES)
 PROBES = LIBRARY.parents[1] / "benchmarks" / "resilience" / "README.md"
 
 RUN = """
-import re, sys
-for number, block in enumerate(re.findall(r"^```python\\n(.*?)^```", open(sys.argv[1]).read(), re.DOTALL | re.MULTILINE)):
+import sys
+for number, block in enumerate(sys.argv[1:]):
     print(f"-- block {number}", flush=True)
-    exec(compile(block, f"{sys.argv[1]} block {number}", "exec"), {"__name__": "__main__"})
+    exec(compile(block, f"block {number}", "exec"), {"__name__": "__main__"})
 """
+MODULES = {
+    "resilience."
+    + ".".join(path.relative_to(LIBRARY / "src" / "resilience").with_suffix("").parts).removesuffix(".__init__")
+    for path in (LIBRARY / "src" / "resilience").rglob("*.py")
+}
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 ARROW = re.compile(r"  # → (.*)$", re.MULTILINE)
 NAME = re.compile(r"`(resilience(?:\.[a-z_0-9]+)*|[A-Za-z_][A-Za-z_0-9]*(?:\.[A-Za-z_][A-Za-z_0-9]*)*)(?:\([^`]*\))?`")
@@ -41,7 +50,7 @@ def test_the_examples_run_and_print_what_they_say(page: Path) -> None:
     if not blocks:
         return
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", RUN, str(page)], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-W", "error", "-c", RUN, *blocks], capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     printed = re.split(r"^-- block \d+\n", done.stdout, flags=re.MULTILINE)[1:]
@@ -63,7 +72,7 @@ def sections(text: str) -> Iterator[tuple[str, str]]:
 
 def modules_of(*texts: str) -> list[Any]:
     names = {name for text in texts for name in re.findall(r"`(resilience(?:\.[a-z_0-9]+)+)`", text)}
-    return [module(name) for name in sorted(names)]
+    return [module(name) for name in sorted(names & MODULES)]
 
 
 @cache
@@ -75,54 +84,63 @@ def module(name: str) -> Any:
     return SimpleNamespace(**{node.name: node for node in tree.body if isinstance(node, ast.ClassDef)})
 
 
-def resolved(name: str, places: Iterable[Any]) -> object | None:
-    """What `name` is: something of the package, of a module, or of a class (or a parameter of its constructor)."""
-    if name.startswith("resilience"):
-        found: object = module(name)
-        return found
-    first, *rest = name.split(".")
-    for place in (resilience, *places):
-        found = getattr(place, first, None)
-        for attribute in rest:
-            found = getattr(found, attribute, None)
+def resolved(name: str, places: Iterable[Any]) -> Any:
+    """What `name` is: something of the package, of these modules or classes, or of Python; `None` if it is nothing."""
+    if name == "resilience" or name in MODULES:
+        return module(name)
+    if name.startswith("resilience."):
+        home, _, name = name.rpartition(".")
+        places = (module(home),)
+    for place in (resilience, *places, builtins):
+        found = place
+        for part in name.split("."):
+            found = getattr(found, part, None)
         if found is not None:
             return found
     return None
 
 
-def parameters_of(cls: object) -> set[str]:
-    return set(inspect.signature(cls).parameters) if callable(cls) else set()
-
-
-def known(name: str, modules: list[Any], classes: list[object]) -> bool:
-    if resolved(name, modules) is not None:
-        return True
-    first = name.split(".")[0]
-    return any(hasattr(one, first) or first in parameters_of(one) for one in classes)
+def parameters_of(function: Any) -> set[str]:
+    try:
+        return set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # a value, or a type without a constructor of its own
+        return set()
 
 
 def first_cells(body: str) -> Iterator[str]:
-    for line in body.splitlines():
-        if line.startswith("| `"):
-            yield line.split("|")[1]
+    """The names in the first column of the tables that list names."""
+    for table in re.findall(r"^\| name \|.*\n\|---.*\n((?:\|.*\n)*)", body, re.MULTILINE):
+        for line in table.splitlines():
+            yield from NAME.findall(line.split("|")[1])
 
 
 def test_what_the_reference_lists_exists() -> None:
     listed = 0
     for title, body in sections(REFERENCE.read_text()):
         modules = modules_of(body)
-        names = [name for name in NAME.findall(body) if name[0].isupper()]
-        classes = [found for name in names if inspect.isclass(found := resolved(name, modules))]
-        classes += [found for name in names if inspect.isfunction(found := resolved(name, modules))]
-        for cell in first_cells(body):
-            for name in NAME.findall(cell):
-                listed += 1
-                functions = [resolved(other, modules) for other in NAME.findall(body)]
-                assert known(name, modules, [*classes, *functions]), f"{title}: {name!r} does not exist"
+        for name in first_cells(body):
+            listed += 1
+            assert resolved(name, modules) is not None, f"{title}: {name!r} does not exist"
     assert listed > 150
 
 
-WORDS = {"PATH", "CancelledError", "BaseException", "Exception", "TimeoutError", "True", "False", "None", "Date"}
+def test_what_else_the_reference_names_is_a_method_a_setting_or_a_value_of_what_its_section_lists() -> None:
+    for title, body in sections(REFERENCE.read_text()):
+        modules = modules_of(body)
+        listed: list[Any] = [resolved(name, modules) for name in first_cells(body)]
+        known = {name for one in listed for name in parameters_of(one)} | VALUES
+        places = [*modules, *listed]
+        unknown = [name for name in NAME.findall(body) if name not in known and resolved(name, places) is None]
+        assert unknown == [], title
+
+
+VALUES = {
+    *("m.call", "m.call_sync", "call", "fn", "random", "CancelledError", "None"),
+    *("none", "full", "equal", "proportional", "decorrelated", "not_sent", "retry_after"),
+    *typing.get_args(GiveUpReason),
+    *typing.get_args(RungOutcome),
+    *("CIRCUIT_BREAKER_FAILURE_THRESHOLD", "CIRCUIT_BREAKER_RECOVERY_TIMEOUT_SECS"),
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -130,7 +148,7 @@ def test_every_type_that_a_page_names_exists(page: Path) -> None:
     modules = modules_of(page.read_text(), REFERENCE.read_text())
     for title, body in sections(page.read_text()):
         for name in NAME.findall(body):
-            if name[0].isupper() and name not in WORDS and not name.startswith(("CIRCUIT_BREAKER_", "HTTP")):
+            if name[0].isupper() and name not in {*VALUES, "Date"}:
                 assert resolved(name, modules) is not None, f"{page.name}, {title}: {name!r} does not exist"
 
 

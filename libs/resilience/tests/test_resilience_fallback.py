@@ -272,7 +272,7 @@ def test_sync_code_climbs_down_the_same_ladder_and_passes_over_what_is_async() -
         raise failure
 
     failure = Down()
-    ladder = [
+    ladder: list[Any] = [
         plain,
         lambda _failure: MISSING,
         Rung[Any]("redis", lambda _failure: 1 / 0),
@@ -338,7 +338,7 @@ async def test_what_is_served_can_be_chosen() -> None:
 
 
 async def test_a_predicate_that_raises_hides_no_failure() -> None:
-    fallback, failure = Fallback(plain, handles=lambda error: error.args[0]), Down()  # type: ignore[attr-defined]
+    fallback, failure = Fallback(plain, handles=lambda error: error.args[0]), Down()
     with pytest.raises(Down) as caught:
         await fallback.call(raising(failure))
     assert caught.value is failure

@@ -313,9 +313,9 @@ class CountingLimiter:
         self.left = allowed
 
     async def wait(self, cost: int = 1) -> None:
-        self.acquire(cost)
+        self.wait_sync(cost)
 
-    def acquire(self, cost: int = 1) -> None:
+    def wait_sync(self, cost: int = 1) -> None:
         self.left -= cost
         if self.left < 0:
             raise RateLimited("stock", 1.0)

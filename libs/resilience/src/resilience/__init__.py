@@ -79,12 +79,22 @@ if TYPE_CHECKING:
     from resilience.freshness import CacheStats as CacheStats
     from resilience.freshness import RefreshFailed as RefreshFailed
     from resilience.freshness import cache_status as cache_status
+    from resilience.gcra import Decision as Decision
+    from resilience.gcra import Quota as Quota
+    from resilience.gcra import rate_limit_headers as rate_limit_headers
     from resilience.graceful import GracefulDegradation as GracefulDegradation
     from resilience.graceful import get_graceful_degradation as get_graceful_degradation
     from resilience.graceful import get_with_timeout_and_fallback as get_with_timeout_and_fallback
     from resilience.graceful import retry_on_transient as retry_on_transient
     from resilience.graceful import retry_with_backoff as retry_with_backoff
     from resilience.graceful import with_fallback as with_fallback
+    from resilience.hedge import Hedge as Hedge
+    from resilience.hedge import Hedged as Hedged
+    from resilience.hedge import HedgeWon as HedgeWon
+    from resilience.hedge import LatencyPercentile as LatencyPercentile
+    from resilience.limiter import KeyedRateLimiter as KeyedRateLimiter
+    from resilience.limiter import RateLimiter as RateLimiter
+    from resilience.limiter import RateLimitRejected as RateLimitRejected
     from resilience.matrix import Priority as Priority
     from resilience.matrix import Row as Row
     from resilience.matrix import as_json as as_json
@@ -221,6 +231,11 @@ _HOMES = {
         "RefreshFailed",
         "cache_status",
     ),
+    "gcra": (
+        "Decision",
+        "Quota",
+        "rate_limit_headers",
+    ),
     "graceful": (
         "GracefulDegradation",
         "get_graceful_degradation",
@@ -228,6 +243,17 @@ _HOMES = {
         "retry_on_transient",
         "retry_with_backoff",
         "with_fallback",
+    ),
+    "hedge": (
+        "Hedge",
+        "HedgeWon",
+        "Hedged",
+        "LatencyPercentile",
+    ),
+    "limiter": (
+        "KeyedRateLimiter",
+        "RateLimitRejected",
+        "RateLimiter",
     ),
     "matrix": (
         "Priority",

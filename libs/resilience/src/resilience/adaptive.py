@@ -43,12 +43,12 @@ CALM: Final = 0.9
 NEWS: Final = 0.25
 """A measurement that differs from the baseline by more than this share is news, and less than this is chance."""
 
-PAUSES: Final = (5, 100)
+PAUSES: Final = (5, 40)
 """Rounds between two measurements: few after news, twice as many each time without, at most so many."""
 
 
 class LimitChanged(NamedTuple):
-    """From now on `new` calls may run at once. Told for measurements as well, which halve the limit for two rounds."""
+    """From now on `new` calls may run at once. Told for measurements as well, which halve the limit for three rounds."""
 
     name: str
     old: int
@@ -59,6 +59,7 @@ class Gradient:
     """The rule as a pure machine, without clock and lock: `step` takes in one ended call, `allowed` is the limit.
 
     Time is counted in rounds of as many calls as are allowed at once, so of about one latency each under full load.
+    A measurement of the baseline takes two, as an error in it lasts.
     """
 
     __slots__ = (
@@ -127,7 +128,7 @@ class Gradient:
         if not dropped and 0 < seconds < inf and self._counts(in_flight):
             self._seen += 1
             self._total += seconds
-            if self._seen >= max(MANY, self.allowed):
+            if self._seen >= max(MANY, self.allowed) * (2 if self.probing else 1):
                 self._round(self._total / self._seen)
 
     def _counts(self, in_flight: int) -> bool:
@@ -195,7 +196,8 @@ class Gradient:
         self._set(probing=False)
 
     def _set(self, *, probing: bool) -> None:
-        self.allowed = max(self.min_limit, int(self.estimate) // (2 if probing else 1))
+        half = probing and self.baseline is not None
+        self.allowed = max(self.min_limit, int(self.estimate) // (2 if half else 1))
         if probing is not self.probing:
             self._skip = self.allowed  # of many that begin together the fast ones end first: they are not the mean
         self.probing = probing
@@ -285,7 +287,7 @@ class AdaptiveLimit(Guard):
 
     It settles where calls take up to `tolerance` times as long as they would alone, so at about as many as that times
     what the dependency works on at once. A call counts only if the limit was at least half used when it began: one that
-    is not needed does not grow. For about one round in fifty (more after a change) the limit is halved, to measure.
+    is not needed does not grow. After every 40 rounds in use (fewer after a change) it is halved for three, to measure.
 
     Args:
         name: used in errors and events.

@@ -50,8 +50,8 @@ class Limiter(Protocol):
         """Return when the call may be made. Raises RateLimited."""
         ...
 
-    def acquire(self, cost: int = 1) -> object:
-        """The same without waiting. Raises RateLimited."""
+    def wait_sync(self, cost: int = 1) -> object:
+        """The same, blocking the thread. Raises RateLimited."""
         ...
 
 
@@ -333,7 +333,7 @@ class Policy(Guard):
         try:
             with deadline_scope(math.inf if self.total is None else self.total, clock=self._clock):
                 if self.limiter is not None:
-                    self.limiter.acquire()
+                    self.limiter.wait_sync()
                 return inner.call_sync(func, *args, **kwargs)
         except Exception as failure:
             if self.fallback is None or not self.fallback.handles(failure):

@@ -42,11 +42,12 @@ MAX_THREADS: Final = 32
 """Sync calls under a timeout that may run at once, those included that are over time and run on."""
 
 
-@lru_cache(maxsize=1)
-def _threads() -> "BulkheadExecutor":
+@lru_cache(maxsize=4)
+def _threads(clock: Clock) -> "BulkheadExecutor":
+    """By clock, as the caller's deadline is a moment on it; outside of tests there is one."""
     from resilience.executor import BulkheadExecutor  # only sync code needs threads
 
-    return BulkheadExecutor(_THREADS, max_workers=MAX_THREADS)
+    return BulkheadExecutor(_THREADS, max_workers=MAX_THREADS, clock=clock)
 
 
 class Shared:
@@ -184,7 +185,8 @@ class Timeout(Guard):
         if left <= 0:
             raise CallTimeout(self.name, 0.0)
         try:
-            result: T = _threads().call_sync(partial(func, *args, **kwargs), timeout=left)
+            threads = _threads(self._clock)  # type: ignore[arg-type]  # every object that is a clock can be hashed
+            result: T = threads.call_sync(partial(func, *args, **kwargs), timeout=left)
         except CallTimeout as late:
             if late.name is not _THREADS:  # the function's own
                 raise
