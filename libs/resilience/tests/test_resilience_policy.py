@@ -655,7 +655,7 @@ def test_it_can_be_printed(clock: FakeClock) -> None:
     )
     assert policy.timeout == 0.5
     assert policy.describe() == (
-        "stock: limiter → total 2 s → retry up to 3 attempts → timeout 0.5 s → "
+        "stock: total 2 s → limiter → retry up to 3 attempts → timeout 0.5 s → "
         "circuit 50% failing or 80% over 2 s / 9 s → bulkhead 8 (+64 waiting) → call; fallback: <lambda>"
     )
     assert Policy("bare").describe() == "bare: call; fallback: none"

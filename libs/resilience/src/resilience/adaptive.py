@@ -48,7 +48,7 @@ PAUSES: Final = (5, 40)
 
 
 class LimitChanged(NamedTuple):
-    """From now on `new` calls may run at once. Told for measurements as well, which halve the limit for three rounds."""
+    """From now on `new` calls may run at once. Told of measurements as well, which halve the limit for a while."""
 
     name: str
     old: int

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from resilience.circuit import CLOSED, HALF_OPEN, OPEN, RULES, Change, Circuit, CircuitSettings
 from resilience.circuit import CircuitState as CircuitState
+from resilience.classify import ERRORS
 from resilience.clock import SYSTEM_CLOCK, Clock
 from resilience.errors import CircuitBreakerOpen, CircuitHeldOpen, ResilienceError
 from resilience.forms import Guard, is_awaitable
@@ -41,8 +42,10 @@ SUCCESS: Final = Verdict.SUCCESS
 
 
 def default_classify(error: BaseException) -> Verdict:
-    """Every `Exception` is a failure; cancellation and interpreter exits are neutral."""
-    return FAILURE if isinstance(error, Exception) else NEUTRAL
+    """A failure, unless by the table of errors the dependency has answered; cancellation and exits are neutral."""
+    if not isinstance(error, Exception):
+        return NEUTRAL
+    return SUCCESS if ERRORS.is_answer(error) else FAILURE
 
 
 def classify_by(

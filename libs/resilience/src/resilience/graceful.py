@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
 from resilience.backoff import Backoff
-from resilience.breaker import CircuitBreaker, Verdict
+from resilience.breaker import CircuitBreaker
 from resilience.circuit import OPEN, CircuitState
 from resilience.classify import ERRORS, Category
 from resilience.clock import SYSTEM_CLOCK, Clock
@@ -186,7 +186,6 @@ class GracefulDegradation:
             failure_threshold=self.failure_threshold,
             recovery_timeout=self.recovery_timeout,
             success_threshold=1,
-            classify=_verdict,
             clock=self._clock,
         )
 
@@ -321,10 +320,6 @@ async def get_with_timeout_and_fallback(
 def may_pass(error: Exception) -> bool:
     """Whether trying again may help: the caller is not to blame."""
     return ERRORS.category(error) is not Category.CLIENT
-
-
-def _verdict(error: BaseException) -> Verdict:
-    return Verdict.SUCCESS if ERRORS.is_answer(error) else Verdict.FAILURE
 
 
 async def _in_thread(threads: BulkheadExecutor, func: Callable[[], Any]) -> Any:

@@ -298,10 +298,11 @@ class Policy(Guard):
     def describe(self) -> str:
         """The order of everything around a call, in one line."""
         steps = [
-            f"limiter {getattr(self.limiter, 'name', '')}".rstrip() if self.limiter else "",
             f"total {self.total:g} s" if self.total else "",
+            f"limiter {getattr(self.limiter, 'name', '')}".rstrip() if self.limiter else "",
             f"retry up to {self.retry.max_attempts} attempts" if self.retry else "",
             "hedge" if self.hedge else "",
+            "governor" if self.governor else "",
             f"{'hard ' if self.hard else ''}timeout {self._limit.seconds:g} s" if self._limit else "",
             f"circuit {_rules(self.breaker)}" if self.breaker else "",
             f"bulkhead {self.bulkhead.limit} (+{self.bulkhead.max_waiting} waiting)" if self.bulkhead else "",
