@@ -134,7 +134,7 @@ def unanswered_reported_as_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody answered is told as refused, and takes effect later."""
     init = WriteRefused.__init__
 
-    def sure(self: WriteRefused, *, full: bool, retry_after: float, certain: bool = True) -> None:
+    def sure(self: WriteRefused, *, full: bool, retry_after: float, **_: Any) -> None:
         init(self, full=full, retry_after=retry_after)
 
     monkeypatch.setattr(WriteRefused, "__init__", sure)

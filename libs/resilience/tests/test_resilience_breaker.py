@@ -1082,6 +1082,7 @@ async def test_calls_under_way_when_timing_begins_are_neither_slow_nor_old(
     answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     call = asyncio.create_task(breaker.call(lambda: answer))
     await asyncio.sleep(0)
+    clock.move(30.0)
     breaker.configure(**wanted, slow_call_seconds=1.0, slow_rate=1.0, failure_rate=1.0, minimum_calls=4)
     clock.move(0.5)
     answer.set_result(1)

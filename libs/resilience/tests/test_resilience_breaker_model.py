@@ -134,7 +134,8 @@ class Model:
 
     def settle_trial(self, bad: bool, asked: float) -> None:
         self.good, self.bad = self.good + (not bad), self.bad + bad
-        if bad and self.bad > self.verdicts - self.rules["success_threshold"]:
+        given = self.rules["half_open_trials"]
+        if bad and self.bad > (0 if given is None else given - self.rules["success_threshold"]):
             self.trip(asked)
         elif not bad and self.good >= self.rules["success_threshold"]:
             self.go("closed")

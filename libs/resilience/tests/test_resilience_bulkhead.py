@@ -304,6 +304,23 @@ async def test_every_form_waits_in_line() -> None:
     assert (order, bulkhead.active) == (["call", "block"], 1)
 
 
+@pytest.mark.parametrize("max_waiting", [0, 1])
+async def test_past_the_queue_every_form_says_no_at_once(max_waiting: int) -> None:
+    bulkhead = Bulkhead("db", 1, max_waiting)
+    await bulkhead.acquire()
+    waiters = [asyncio.create_task(bulkhead.acquire()) for _ in range(max_waiting)]
+    await settle()
+    for reject in (bulkhead.call(len, ""), bulkhead.acquire(5.0), bulkhead.__aenter__(), bulkhead(settle)()):
+        with pytest.raises(BulkheadFull, match="db"):
+            await reject
+    for reject_sync in (bulkhead.acquire_sync, bulkhead.__enter__, lambda: bulkhead.call_sync(len, "")):
+        with pytest.raises(BulkheadFull, match="db"):
+            reject_sync()
+    assert (bulkhead.active, bulkhead.waiting) == (1, max_waiting)
+    bulkhead.release()
+    await asyncio.gather(*waiters)
+
+
 def test_more_released_than_taken_is_an_error_and_mints_nothing() -> None:
     bulkhead = Bulkhead("db", 2)
     assert bulkhead.try_acquire()
@@ -655,7 +672,7 @@ def test_forgotten_while_the_slot_was_on_its_way_it_gives_it_back_once() -> None
             task.get_coro().close()
             raise RuntimeError("Event loop is closed")
 
-    bulkhead._waiters[0].loop = Closing()  # type: ignore[attr-defined]
+    bulkhead._waiters[0].loop = Closing()  # type: ignore[union-attr]
     bulkhead.release()
     assert (bulkhead.active, bulkhead.waiting) == (0, 0)
     task._log_destroy_pending = False  # type: ignore[attr-defined]

@@ -575,6 +575,7 @@ def test_a_rule_added_while_others_look_up_is_not_lost() -> None:
         *(CircuitBreakerOpen("x"), BulkheadFull("x"), RateLimited("x", 1.0), QueueFull(), QueueUnavailable()),
         *(ConnectionRefusedError(), OSError(errno.ECONNREFUSED, ""), socket.gaierror(socket.EAI_NONAME, "")),
         OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 1), [Errno 111] ..."),
+        foreign("Socket", "mine", OSError)(errno.ECONNREFUSED, ""),
         foreign("ConnectError", "httpx")(),
         foreign("ClientConnectorError", "aiohttp.client_exceptions")(),
         foreign("Deeper", "mine", foreign("CannotConnectNowError", "asyncpg.exceptions"))(),

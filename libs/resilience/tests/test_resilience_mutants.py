@@ -1,7 +1,9 @@
 """Small things that mutation testing (tools/mutate.py) found nobody to watch over: defaults, names, bounds."""
 
 import asyncio
+import email.utils
 import functools
+import gc
 import inspect
 import random
 import threading
@@ -18,6 +20,7 @@ from resilience import (
     BulkheadFull,
     CallTimeout,
     CircuitBreaker,
+    CircuitBreakerOpen,
     CircuitHeldOpen,
     CircuitState,
     FakeClock,
@@ -25,9 +28,12 @@ from resilience import (
     RateLimited,
     Retry,
     Timeout,
+    Verdict,
     deadline_scope,
     hard_timeout,
 )
+from resilience.breaker import default_classify
+from resilience.circuit import growing
 from resilience.deadline import current_deadline
 from resilience.forms import Guard, is_async, is_awaitable
 from resilience.retry import RetrySchedule, retry
@@ -123,6 +129,321 @@ def test_two_threads_that_find_the_same_lost_trial_do_not_trip_over_each_other(c
     breaker = CircuitBreaker(clock=clock)
     breaker._lost = Raced([0])
     assert breaker.counts == (0, 0, 0, 0, 0, 0, 0)
+
+
+async def by_call(breaker: CircuitBreaker, work: Callable[..., Any]) -> Any:
+    return await breaker.call(work, 1, b=2)
+
+
+async def by_call_async(breaker: CircuitBreaker, work: Callable[..., Any]) -> Any:
+    async def later(a: int, *, b: int) -> Any:
+        return work(a, b=b)
+
+    return await breaker.call(later, 1, b=2)
+
+
+async def by_call_sync(breaker: CircuitBreaker, work: Callable[..., Any]) -> Any:
+    return breaker.call_sync(work, 1, b=2)
+
+
+async def by_block(breaker: CircuitBreaker, work: Callable[..., Any]) -> Any:
+    async with breaker.acquire():
+        return work(1, b=2)
+
+
+async def by_sync_block(breaker: CircuitBreaker, work: Callable[..., Any]) -> Any:
+    with breaker.acquire():
+        return work(1, b=2)
+
+
+FORMS = [by_call, by_call_async, by_call_sync, by_block, by_sync_block]
+
+
+def add(a: int, *, b: int) -> int:
+    return a + b
+
+
+class Busy(Exception):
+    retry_after = 30.0
+
+
+def busy(*_: Any, **_named: Any) -> Any:
+    raise Busy
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rules", [{}, {"window": 4, "failure_rate": 1.0}, {"window_seconds": 9, "failure_rate": 1.0}])
+async def test_every_form_counts_streaks_and_outcomes_alike(clock: FakeClock, form: Any, rules: dict[str, Any]) -> None:
+    breaker = CircuitBreaker(
+        "db", failure_threshold=3, success_threshold=1, recovery_timeout=10.0, clock=clock, **rules
+    )
+    for _ in range(7):
+        assert await form(breaker, add) == 3
+    for _ in range(3):
+        for _ in range(2):
+            with pytest.raises(Busy):
+                await form(breaker, busy)
+        assert await form(breaker, add) == 3
+        assert breaker.snapshot().failures == 0
+    assert breaker.counts == (16, 10, 6, 0, 0, 0, 0)
+    for _ in range(3):
+        with pytest.raises(Busy):
+            await form(breaker, busy)
+    for number in range(1, 4):
+        with pytest.raises(CircuitBreakerOpen) as rejected:
+            await form(breaker, add)
+        assert (rejected.value.name, rejected.value.retry_after) == ("db", 30.0)
+        assert type(rejected.value.last_cause) is Busy
+        assert breaker.counts.rejected == number
+    clock.move(30.0)
+    with pytest.raises(Busy):
+        await form(breaker, busy)
+    assert breaker.retry_after() == 30.0, "what a trial is told counts as well"
+    clock.move(30.0)
+    assert await form(breaker, add) == 3
+    assert breaker.state is CircuitState.CLOSED
+    assert breaker.counts == (21, 11, 10, 0, 0, 0, 3)
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_of_a_busy_half_open_circuit_every_form_tells_the_name_and_the_cause(clock: FakeClock, form: Any) -> None:
+    breaker = CircuitBreaker("db", failure_threshold=1, recovery_timeout=10.0, clock=clock)
+    breaker.acquire().failure(cause := Down())
+    clock.move(10.0)
+    trial = breaker.acquire()
+    for number in range(1, 3):
+        with pytest.raises(CircuitBreakerOpen) as rejected:
+            await form(breaker, add)
+        assert rejected.value.args == ("db", 0.0, cause)
+        assert breaker.counts.rejected == number
+    trial.neutral()
+    assert await form(breaker, add) == 3
+
+
+@pytest.mark.parametrize("end", ["success", "failure", "neutral"])
+async def test_a_call_of_an_earlier_state_is_stale_and_counted_so(clock: FakeClock, end: str) -> None:
+    breaker = CircuitBreaker(window=2, failure_rate=1.0, minimum_calls=2, clock=clock)
+    ends = [asyncio.get_running_loop().create_future() for _ in range(3)]
+    calls = [await start(lambda end=one: breaker.call(lambda: end)) for one in ends]  # type: ignore[misc]
+    breaker.reset()
+    breaker.call_sync(lambda: 1)
+    breaker.call_sync(lambda: 1)
+    for one, call in zip(ends, calls, strict=True):
+        if end == "success":
+            one.set_result(1)
+        elif end == "failure":
+            one.set_exception(Down())
+        else:
+            call.cancel()
+    await asyncio.wait(calls)
+    assert [call.cancelled() for call in calls] == [end == "neutral"] * 3
+    assert [call.exception() for call in calls if end == "failure"].count(None) == 0
+    assert breaker.counts == (5, 2, 0, 0, 3, 0, 0)
+    assert breaker.snapshot()[8:] == (2, 0.0, 0.0)
+
+
+async def test_the_short_way_keeps_the_order_of_a_full_window(clock: FakeClock) -> None:
+    breaker = CircuitBreaker(window=5, failure_rate=1.0, minimum_calls=1, failure_threshold=99, clock=clock)
+    await breaker.call(int)
+    breaker.acquire().failure(Down())
+    for share in (1 / 3, 1 / 4, 1 / 5, 1 / 5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0):
+        await breaker.call(int)
+        assert breaker.snapshot().failure_rate == pytest.approx(share)
+    breaker.acquire().failure(Down())
+    for _ in range(4):
+        await breaker.call(int)
+        assert breaker.snapshot().failure_rate == 0.2
+    await breaker.call(int)
+    assert breaker.snapshot().failure_rate == 0.0
+
+
+def test_cancellation_is_neutral_even_if_the_classifier_never_says_so() -> None:
+    breaker = CircuitBreaker()
+    ends = (asyncio.CancelledError(), KeyboardInterrupt(), SystemExit(), GeneratorExit())
+    assert {breaker.verdict(end) for end in ends} == {Verdict.NEUTRAL}
+    assert {default_classify(end) for end in ends} == {Verdict.NEUTRAL}
+    assert breaker.verdict(Down()) is default_classify(Down()) is Verdict.FAILURE
+    assert breaker.snapshot().name == "default"
+
+
+def test_a_lost_trial_is_its_own_breakers_business(clock: FakeClock) -> None:
+    breakers = [CircuitBreaker(failure_threshold=1, recovery_timeout=1.0, clock=clock) for _ in range(2)]
+    for breaker in breakers:
+        breaker.acquire().failure()
+    clock.move(1.0)
+    trials = [breaker.acquire() for breaker in breakers]
+    assert breakers[0]._lost is not breakers[1]._lost
+    del trials[0]
+    gc.collect()
+    assert [breaker.counts.in_flight for breaker in breakers] == [0, 1]
+    with pytest.raises(CircuitBreakerOpen):
+        breakers[1].acquire()
+    lost = breakers[0]._lost
+    breakers[0].acquire()
+    gc.collect()
+    assert breakers[0]._lost is lost
+    assert breakers[0].counts.neutral == 2
+
+
+def test_a_result_that_fails_slowly_is_both(clock: FakeClock) -> None:
+    breaker = CircuitBreaker(
+        window=4,
+        failure_rate=1.0,
+        slow_call_seconds=1.0,
+        slow_rate=1.0,
+        minimum_calls=2,
+        failure_result=lambda result: result is None,
+        clock=clock,
+    )
+    breaker.call_sync(lambda: 1)
+    assert breaker.call_sync(lambda: clock.move(2.0)) is None
+    permit = breaker.acquire()
+    clock.move(2.0)
+    permit.returned(None)
+    permit = breaker.acquire()
+    clock.move(2.0)
+    permit.settle(Down())
+    assert breaker.snapshot()[8:] == (4, 0.75, 0.75)
+    assert breaker.snapshot().last_error == "Down"
+
+    def slowly() -> None:
+        clock.move(2.0)
+        raise Down
+
+    with pytest.raises(Down):
+        breaker.call_sync(slowly)
+    assert breaker.state is CircuitState.OPEN
+
+
+async def test_a_retry_after_that_is_a_date_is_read_by_the_breakers_own_clock(clock: FakeClock) -> None:
+    class Unavailable(Exception):
+        def __init__(self, headers: dict[str, str]) -> None:
+            self.headers = headers
+
+    breaker = CircuitBreaker(failure_threshold=1, clock=clock)
+    date = email.utils.formatdate(clock.time() + 500.0, usegmt=True)
+
+    async def call() -> None:
+        raise Unavailable({"Retry-After": date})
+
+    with pytest.raises(Unavailable):
+        await breaker.call(call)
+    assert breaker.retry_after() == pytest.approx(500.0, abs=1.0)
+
+
+# -- circuit
+
+
+def test_growing_has_the_documented_defaults_and_jitters_by_the_given_chance() -> None:
+    least, most = (growing(10.0)(n) for n in (0, 50))
+    assert 9.0 <= least <= 11.0
+    assert most <= 600.0
+    assert all(540.0 <= growing(10.0)(50) <= 600.0 for _ in range(50))
+    assert growing(10.0, random=random.Random(3))(0) == growing(10.0, random=random.Random(3))(0)
+    with pytest.raises(ValueError) as caught:
+        growing(-1.0)
+    assert str(caught.value) == "base must be a positive number of seconds, not -1.0"
+
+
+def test_a_probe_lets_the_trial_come_at_exactly_the_time_that_was_asked_for(clock: FakeClock) -> None:
+    breaker = CircuitBreaker(failure_threshold=1, recovery_timeout=60.0, clock=clock)
+    told: list[str] = []
+    breaker.subscribe(lambda change: told.append(change.reason))
+    breaker.acquire().failure(Down(), 10.0)
+    breaker.probe_succeeded()
+    assert breaker.retry_after() == 10.0
+    for form in (breaker.acquire, breaker.check):
+        with pytest.raises(CircuitBreakerOpen) as rejected:
+            form()
+        assert rejected.value.retry_after == 10.0
+    with pytest.raises(CircuitBreakerOpen) as rejected:
+        asyncio.run(breaker.call(int))
+    assert rejected.value.retry_after == 10.0
+    clock.move(10.0)
+    assert asyncio.run(breaker.call(int)) == 0
+    assert told == ["too many consecutive failures", "probe succeeded"]
+
+
+def test_every_transition_by_hand_has_its_reason(clock: FakeClock) -> None:
+    breaker = CircuitBreaker(failure_threshold=1, recovery_timeout=60.0, clock=clock)
+    told: list[tuple[str, str]] = []
+    breaker.subscribe(lambda change: told.append((change.new, change.reason)))
+    steps = (breaker.force_open, breaker.force_closed, breaker.force_open, breaker.reset, breaker.force_open)
+    for step in (*steps, breaker.shadow):
+        step()
+    assert told == [
+        ("open", "held open"),
+        ("closed", "held closed"),
+        ("open", "held open"),
+        ("closed", "reset"),
+        ("open", "held open"),
+        ("closed", "reset"),
+    ]
+    breaker.reset()
+    breaker.probe_succeeded()
+    breaker.force_open()
+    breaker.probe_succeeded()
+    assert breaker.retry_after() is None
+    with pytest.raises(CircuitHeldOpen):
+        asyncio.run(breaker.call(int))
+    breaker.reset()
+    with pytest.raises(ValueError) as caught:
+        breaker.force_half_open()
+    assert str(caught.value) == "a closed circuit cannot become half-open: open it first"
+
+
+def test_nobody_told_means_no_time_is_added(clock: FakeClock) -> None:
+    """Open times below a second, where a default of one would show."""
+    rules: list[dict[str, Any]] = [
+        {"failure_threshold": 1},
+        {"failure_threshold": None, "window": 1, "failure_rate": 1.0, "minimum_calls": 1},
+        {"slow_call_seconds": 0.1, "slow_rate": 1.0, "minimum_calls": 1},
+    ]
+    for rule in rules:
+        breaker = CircuitBreaker(recovery_timeout=0.5, max_half_open=2.0, clock=clock, **rule)
+        permit = breaker.acquire()
+        clock.move(0.2)
+        permit.success() if "slow_rate" in rule else permit.failure()
+        assert breaker.retry_after() == 0.5
+        clock.move(0.5)
+        permit = breaker.acquire()
+        clock.move(0.2)
+        permit.success() if "slow_rate" in rule else permit.failure()
+        assert breaker.retry_after() == 0.5
+        clock.move(0.5)
+        permit = breaker.acquire()
+        clock.move(2.0)
+        with pytest.raises(CircuitBreakerOpen) as rejected:
+            breaker.acquire()
+        assert rejected.value.retry_after == 0.5
+
+
+def test_in_shadow_the_open_time_is_always_the_first(clock: FakeClock) -> None:
+    asked: list[int] = []
+    breaker = CircuitBreaker(failure_threshold=1, recovery_timeout=lambda n: asked.append(n) or 1.0, clock=clock)  # type: ignore[func-returns-value]
+    breaker.shadow()
+    for _ in range(3):
+        breaker.acquire().failure()
+        clock.move(1.0)
+    assert asked == [0, 0, 0]
+
+
+def test_trials_that_failed_take_verdicts_away_too(clock: FakeClock) -> None:
+    breaker = CircuitBreaker(
+        failure_threshold=1,
+        recovery_timeout=1.0,
+        success_threshold=1,
+        half_open_max_calls=9,
+        half_open_trials=4,
+        clock=clock,
+    )
+    breaker.acquire().failure()
+    clock.move(1.0)
+    breaker.acquire().failure()
+    trials = [breaker.acquire() for _ in range(3)]
+    with pytest.raises(CircuitBreakerOpen):
+        breaker.acquire()
+    assert len(trials) == 3
 
 
 # -- forms and errors

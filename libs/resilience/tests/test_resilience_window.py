@@ -54,6 +54,7 @@ def test_a_resized_window_keeps_the_latest_and_goes_on_as_if_it_had_always_been_
 
 
 def test_a_count_window_takes_no_memory_for_what_it_has_not_seen() -> None:
+    assert len(TimeWindow(10.0)._counts) == 3 * BUCKETS
     window = CountWindow(1_000_000)
     window.add(FAILED)
     assert len(window.ring) == 1

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
+from dashboard.model import WriteFailed
 from dashboard.outbound.postgres import Database
 from dashboard.outbound.queue_target import UserQueueTarget
 from dashboard.outbound.users import PostgresUsers
@@ -240,8 +241,9 @@ async def test_a_buried_operation_cannot_be_applied_by_a_late_duplicate(
     operation = rename(users[0], "late duplicate")
     await store.append(operation)
     await Drainer(store, UserQueueTarget(database), call=plain, settings=DrainSettings(ttl=-1)).drain()
-    user = await PostgresUsers(database).change(operation, unordered=False)
-    assert user.display_name == "First"
+    with pytest.raises(WriteFailed):
+        await PostgresUsers(database).change(operation, unordered=False)
+    assert await name_of(database, users[0]) == "First"
 
 
 async def test_full_queue_refuses_and_keeps_nothing(redis_client: Redis, users: list[str]) -> None:

@@ -8,6 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resilience.adaptive import AdaptiveLimit as AdaptiveLimit
+    from resilience.adaptive import LimitChanged as LimitChanged
+    from resilience.adaptive import LimitPermit as LimitPermit
     from resilience.backlog import BufferedEvent as BufferedEvent
     from resilience.backlog import BufferStats as BufferStats
     from resilience.backlog import DeadEvent as DeadEvent
@@ -82,12 +85,23 @@ if TYPE_CHECKING:
     from resilience.gcra import Decision as Decision
     from resilience.gcra import Quota as Quota
     from resilience.gcra import rate_limit_headers as rate_limit_headers
+    from resilience.governor import GovernorSnapshot as GovernorSnapshot
+    from resilience.governor import RampPermit as RampPermit
+    from resilience.governor import RecoveryGovernor as RecoveryGovernor
+    from resilience.governor import RecoveryThrottled as RecoveryThrottled
+    from resilience.governor import working as working
     from resilience.graceful import GracefulDegradation as GracefulDegradation
     from resilience.graceful import get_graceful_degradation as get_graceful_degradation
     from resilience.graceful import get_with_timeout_and_fallback as get_with_timeout_and_fallback
     from resilience.graceful import retry_on_transient as retry_on_transient
     from resilience.graceful import retry_with_backoff as retry_with_backoff
     from resilience.graceful import with_fallback as with_fallback
+    from resilience.health import Health as Health
+    from resilience.health import HealthChanged as HealthChanged
+    from resilience.health import HealthMonitor as HealthMonitor
+    from resilience.health import HealthPoint as HealthPoint
+    from resilience.health import HealthReport as HealthReport
+    from resilience.health import Thresholds as Thresholds
     from resilience.hedge import Hedge as Hedge
     from resilience.hedge import Hedged as Hedged
     from resilience.hedge import HedgeWon as HedgeWon
@@ -100,6 +114,7 @@ if TYPE_CHECKING:
     from resilience.matrix import as_json as as_json
     from resilience.matrix import markdown as markdown
     from resilience.modes import Mode as Mode
+    from resilience.modes import ModeChanged as ModeChanged
     from resilience.modes import ModeTracker as ModeTracker
     from resilience.modes import RowStatus as RowStatus
     from resilience.modes import mode_of as mode_of
@@ -118,9 +133,18 @@ if TYPE_CHECKING:
     from resilience.queue import QueueAdmin as QueueAdmin
     from resilience.queue import QueueStats as QueueStats
     from resilience.queue import QueueStore as QueueStore
+    from resilience.queue import QueueUnanswered as QueueUnanswered
     from resilience.queue import Result as Result
     from resilience.queue import Target as Target
     from resilience.queue import TargetSession as TargetSession
+    from resilience.ramp import RampCut as RampCut
+    from resilience.ramp import RampEnded as RampEnded
+    from resilience.ramp import RampStarted as RampStarted
+    from resilience.recovery import Recovered as Recovered
+    from resilience.recovery import Recovery as Recovery
+    from resilience.recovery import RecoveryAttempted as RecoveryAttempted
+    from resilience.recovery import RecoveryExhausted as RecoveryExhausted
+    from resilience.recovery import RecoverySnapshot as RecoverySnapshot
     from resilience.registry import BreakerRegistry as BreakerRegistry
     from resilience.retry import GaveUp as GaveUp
     from resilience.retry import Idempotency as Idempotency
@@ -138,6 +162,11 @@ if TYPE_CHECKING:
     from resilience.writer import Written as Written
 
 _HOMES = {
+    "adaptive": (
+        "AdaptiveLimit",
+        "LimitChanged",
+        "LimitPermit",
+    ),
     "backlog": (
         "BufferStats",
         "BufferedEvent",
@@ -236,6 +265,13 @@ _HOMES = {
         "Quota",
         "rate_limit_headers",
     ),
+    "governor": (
+        "GovernorSnapshot",
+        "RampPermit",
+        "RecoveryGovernor",
+        "RecoveryThrottled",
+        "working",
+    ),
     "graceful": (
         "GracefulDegradation",
         "get_graceful_degradation",
@@ -243,6 +279,14 @@ _HOMES = {
         "retry_on_transient",
         "retry_with_backoff",
         "with_fallback",
+    ),
+    "health": (
+        "Health",
+        "HealthChanged",
+        "HealthMonitor",
+        "HealthPoint",
+        "HealthReport",
+        "Thresholds",
     ),
     "hedge": (
         "Hedge",
@@ -263,6 +307,7 @@ _HOMES = {
     ),
     "modes": (
         "Mode",
+        "ModeChanged",
         "ModeTracker",
         "RowStatus",
         "mode_of",
@@ -285,9 +330,22 @@ _HOMES = {
         "QueueAdmin",
         "QueueStats",
         "QueueStore",
+        "QueueUnanswered",
         "Result",
         "Target",
         "TargetSession",
+    ),
+    "ramp": (
+        "RampCut",
+        "RampEnded",
+        "RampStarted",
+    ),
+    "recovery": (
+        "Recovered",
+        "Recovery",
+        "RecoveryAttempted",
+        "RecoveryExhausted",
+        "RecoverySnapshot",
     ),
     "registry": ("BreakerRegistry",),
     "retry": (

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from threading import TIMEOUT_MAX, Lock, RLock
 from types import CoroutineType, TracebackType
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar, overload
+from typing import Any, Final, Literal, NamedTuple, TypeVar, overload
 
 from resilience.circuit import GIL
 from resilience.clock import SYSTEM_CLOCK, Clock, SystemClock
@@ -44,23 +44,13 @@ class BulkheadRejected(NamedTuple):
     reason: Literal["full", "timeout"] = "full"
 
 
-# -- those who wait, also for other mechanisms of this library
+# -- those who wait, here and for an executor; `state` changes under the lock of whom they wait for
 
 _WAITING: Final = 0
 _INSIDE: Final = 1
 _EXPIRED: Final = 2
 _REFUSED: Final = 3
 _GONE: Final = 4
-
-
-class Waiter(Protocol):
-    """Somebody who waits to be woken. `state` changes under the lock of whom it waits for."""
-
-    state: int
-
-    def wake(self) -> bool:
-        """Wake it, from any thread; false if that is impossible, as its event loop is closed."""
-        ...
 
 
 class TaskWaiter:
@@ -74,6 +64,7 @@ class TaskWaiter:
         self.future: Future[None] = self.loop.create_future()
 
     def wake(self) -> bool:
+        """Wake it, from any thread; false if that is impossible, as its event loop is closed."""
         if self.loop is _get_running_loop():
             self._set()
             return True
@@ -99,10 +90,12 @@ class ThreadWaiter:
         self.gate.acquire()
 
     def wake(self) -> bool:
+        """Wake it, once, from any thread."""
         self.gate.release()
         return True
 
 
+Waiter = TaskWaiter | ThreadWaiter
 W = TypeVar("W", TaskWaiter, ThreadWaiter)
 
 
@@ -183,6 +176,8 @@ class Bulkhead(Guard):
         """
         if self._free > 0:
             self._free -= 1
+        elif not self._zero and len(self._waiters) >= self.max_waiting:
+            raise self._rejected(None)
         else:
             await self._enter(None)
         try:
@@ -340,6 +335,8 @@ class Bulkhead(Guard):
 
     async def _enter(self, timeout: float | None) -> None:
         """`acquire` when no slot is free at first sight."""
+        if not self._zero and len(self._waiters) >= self.max_waiting:
+            raise self._rejected(None)  # needs no lock: if so many wait, or none may, there was no slot just now
         bound = self._bound(timeout)
         waiter = self._queue(TaskWaiter, bound)
         if waiter is None:
@@ -379,8 +376,12 @@ class Bulkhead(Guard):
     def _bound(self, timeout: float | None) -> float | None:
         """The seconds that a caller may wait."""
         deadline = current_deadline()
-        left = None if deadline is None else deadline.at - self._clock.monotonic()
-        return min((bound for bound in (timeout, self.max_wait, left) if bound is not None), default=None)
+        if deadline is not None:
+            left = deadline.at - self._clock.monotonic()
+            timeout = left if timeout is None else min(timeout, left)
+        if timeout is None or self.max_wait is None:
+            return self.max_wait if timeout is None else timeout
+        return min(timeout, self.max_wait)
 
     def _queue(self, kind: Callable[[], W] | None, bound: float | None) -> W | None:
         """A place in the queue, or `None` for a slot. Raises what the caller gets if there is neither."""

@@ -75,11 +75,15 @@ class CallTimeout(ResilienceError, TimeoutError):
 
 
 class BulkheadFull(ResilienceError):
-    """Every slot is taken and as many callers wait as may wait (or too many abandoned calls still run)."""
+    """Every slot is taken and as many callers wait as may wait (or too many abandoned calls still run).
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
+    Made with `name`, which is kept in `args` alone: a rejection has to be cheap.
+    """
+
+    @property
+    def name(self) -> str:
+        """What is full."""
+        return str(self.args[0]) if self.args else ""
 
     def __str__(self) -> str:
         return f"too many concurrent calls to {self.name or 'the dependency'}"

@@ -8,7 +8,7 @@ works, but has nothing to serve) or `rejected` (its own limit was reached).
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from types import CoroutineType
-from typing import Any, Final, Generic, Literal, TypeVar, overload
+from typing import Any, Final, Generic, Literal, TypeVar, cast, overload
 
 from resilience.bulkhead import Bulkhead
 from resilience.classify import ERRORS
@@ -38,7 +38,8 @@ class Rung(Generic[T]):
 
     Args:
         name: as it is shown to callers.
-        call: given the failure that led here, returns a value, a `Served` (to say how old it is), or `MISSING`.
+        call: given the failure that led here, returns a value, a `Served` (to say how old it is), or `MISSING`. Async;
+            a sync one does as well, and has to for sync code.
         answers: errors that it raises as its answer to the caller, such as "not found" or "not yours": they end the
             descent. Any other error means that the rung itself failed, and the next one is tried.
         limit: how many may use it at once; past that it rejects, and the next one is tried.
@@ -50,7 +51,7 @@ class Rung(Generic[T]):
     def __init__(
         self,
         name: str,
-        call: Callable[[BaseException], Awaitable[Served[T] | T | Missing] | T],
+        call: Callable[[BaseException], Awaitable[Served[T] | T | Missing]],
         answers: tuple[type[Exception], ...] = (),
         *,
         limit: int | Bulkhead | None = None,
@@ -195,7 +196,7 @@ class Fallback(Guard):
         if not rungs:
             raise ValueError("a fallback needs at least one rung")
         self.name = name
-        self.rungs = tuple(rung if isinstance(rung, Rung) else Rung(_name_of(rung), rung) for rung in rungs)
+        self.rungs = tuple(rung if isinstance(rung, Rung) else Rung(_name_of(rung), cast(Any, rung)) for rung in rungs)
         self.handles = _no_answer if handles is None else _careful(handles)
         self._events = events
         first = self.rungs[0]

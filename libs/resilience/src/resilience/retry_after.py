@@ -94,7 +94,7 @@ def _is_number(text: str) -> bool:
 
 def _moment(text: str) -> float | None:
     """Unix time of an HTTP-date."""
-    if not 0 < len(text) <= _MAX_DATE:
+    if len(text) > _MAX_DATE:
         return None
     from datetime import UTC  # both are slow to import and rarely needed
     from email.utils import parsedate_to_datetime

@@ -6,7 +6,7 @@ with the fallback ladder around it all.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from resilience.breaker import CircuitBreaker, Transition, Verdict
 from resilience.bulkhead import Bulkhead
@@ -90,6 +90,10 @@ class RowPolicy(Policy):
 
     # -- calls
 
+    @overload
+    async def call(self, func: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T: ...
+    @overload
+    async def call(self, func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T: ...
     async def call(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call `func` if the circuit allows it, for as long as the row and the caller allow.
 
@@ -121,6 +125,11 @@ class RowPolicy(Policy):
         return value if isinstance(value, Served) else Served(value)
 
     # -- watching
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for one call in all."""
+        return self._needs
 
     @property
     def fallback_in_use(self) -> str:

@@ -50,14 +50,15 @@ class WriteRefused(ResilienceError):
 
     ``certain``: this call has had no effect and will have none. Otherwise the database or the queue was sent the write
     and has not answered, so it may take effect yet, once: its author should hear that, and may repeat it under the
-    same id.
+    same id. ``queued`` is False when it certainly is not in the queue, and None when the queue has not answered.
     """
 
-    def __init__(self, *, full: bool, retry_after: float, certain: bool = True) -> None:
+    def __init__(self, *, full: bool, retry_after: float, certain: bool = True, queued: bool | None = False) -> None:
         super().__init__("the write was not accepted" if certain else "the write was not answered")
         self.full = full
         self.retry_after = retry_after
         self.certain = certain
+        self.queued = queued
 
 
 _UNSETTLED = (OperationStatus.QUEUED, OperationStatus.APPLYING)
@@ -135,10 +136,12 @@ class DurableWriter:
             raise self._refusal(refused, certain=not unanswered) from failure
 
     def _refusal(self, refused: QueueError, *, certain: bool = True) -> WriteRefused:
+        unanswered = isinstance(refused, QueueUnanswered)
         return WriteRefused(
             full=isinstance(refused, QueueFull),
             retry_after=self._policy.degradation(self._fallback).retry_after or 0.0,
-            certain=certain and not isinstance(refused, QueueUnanswered),
+            certain=certain and not unanswered,
+            queued=None if unanswered else False,
         )
 
     async def _enqueue(self, operation: Operation) -> Accepted:

@@ -11,7 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict
 
 from resilience.deadline import hard_timeout
-from resilience.errors import CallTimeout, MalformedOperation, QueueUnavailable
+from resilience.errors import CallTimeout, MalformedOperation, QueueFull, QueueUnavailable
 from resilience.modes import Mode
 from resilience.queue import QueueAdmin
 from resilience.row_policy import RowPolicy
@@ -148,6 +148,8 @@ def _add_queue(routes: APIRouter, runtime: ServiceRuntime) -> None:
             found = await _bounded(_queue(runtime).replay(operation_id))
         except MalformedOperation:
             raise Conflict("This dead letter was never an operation; it can only be deleted.") from None
+        except QueueFull:
+            raise Conflict("The queue is full; replay this dead letter when it has drained.") from None
         return _handled(operation_id, "replayed", found)
 
     @routes.delete("/queue/dead-letters/{operation_id}", response_class=Response)

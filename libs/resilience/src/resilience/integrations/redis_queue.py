@@ -20,9 +20,16 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import redis.asyncio as redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from resilience.errors import CallTimeout, CircuitBreakerOpen, MalformedOperation, QueueFull, QueueUnavailable
+from resilience.errors import (
+    BulkheadFull,
+    CallTimeout,
+    CircuitBreakerOpen,
+    MalformedOperation,
+    QueueFull,
+    QueueUnavailable,
+)
 from resilience.queue import (
     Burial,
     Described,
@@ -31,6 +38,7 @@ from resilience.queue import (
     OperationRecord,
     OperationStatus,
     QueueStats,
+    QueueUnanswered,
     decode,
     replayed,
 )
@@ -109,8 +117,24 @@ for i = 1, #positions do
 end
 """
 
-# KEYS queue dead index; ARGV id position body entity-prefix entity: the letter becomes the newest entry
+# KEYS index attempts; ARGV id error -> how many there were; 0 when the operation waits no more: it has been settled
+_NOTE_FAILURE = """
+local at = redis.call('HGET', KEYS[1], ARGV[1])
+if not at or string.sub(at, 1, 5) == 'dead:' then return 0 end
+redis.call('HSET', KEYS[2], ARGV[1] .. ':error', ARGV[2])
+return redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
+"""
+
+# KEYS dead index; ARGV id position. The index is left alone when the letter is gone: a replay may have taken it.
+_DISCARD = """
+if redis.call('XDEL', KEYS[1], ARGV[2]) == 0 then return 0 end
+redis.call('HDEL', KEYS[2], ARGV[1])
+return 1
+"""
+
+# KEYS queue dead index; ARGV id position body entity-prefix entity limit: the letter becomes the newest entry
 _REPLAY = """
+if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[6]) then return -1 end
 if redis.call('XDEL', KEYS[2], ARGV[2]) == 0 then return 0 end
 local position = redis.call('XADD', KEYS[1], '*', 'op', ARGV[3])
 redis.call('HSET', KEYS[3], ARGV[1], position)
@@ -183,6 +207,8 @@ class RedisQueueStore:
         self._append_script = self._client.register_script(_APPEND)
         self._read_script = self._client.register_script(_READ)
         self._settle_script = self._client.register_script(_SETTLE)
+        self._note_script = self._client.register_script(_NOTE_FAILURE)
+        self._discard_script = self._client.register_script(_DISCARD)
         self._replay_script = self._client.register_script(_REPLAY)
         self._stats_script = self._client.register_script(_STATS)
         self._waiting_script = self._client.register_script(_WAITING)
@@ -190,7 +216,7 @@ class RedisQueueStore:
     async def _call(self, action: Callable[[], Awaitable[T]]) -> T:
         try:
             result: T = await self._guard(action)
-        except (RedisError, OSError, CallTimeout, CircuitBreakerOpen) as error:
+        except (RedisError, OSError, CallTimeout, CircuitBreakerOpen, BulkheadFull) as error:
             raise QueueUnavailable(f"the write queue of {self.name} cannot be reached") from error
         return result
 
@@ -208,22 +234,46 @@ class RedisQueueStore:
         self._clock_offset = server_ms / 1000 - time.monotonic()
 
     async def append(self, operation: Operation) -> OperationRecord:
-        """See QueueStore.append. Raises QueueFull, QueueUnavailable."""
+        """See QueueStore.append. Raises QueueFull, QueueUnavailable, QueueUnanswered."""
         keys = [self._queue, self._dead, self._index, *self._done_keys(), self._entity_prefix + operation.entity]
         args: list[Any] = [operation.id, operation.encode(), self._limit, self._deadline()]
-        said, at = await self._call(lambda: self._append_script(keys=keys, args=args))
+        said, at = await self._append(keys, args)
         match said:
             case b"queued":
                 stamped = replace(operation, accepted_at=_milliseconds(at.decode()) / 1000)
                 return OperationRecord(stamped, OperationStatus.QUEUED)
             case b"known":
-                return await self.record(operation.id) or OperationRecord(operation, OperationStatus.APPLIED)
+                return await self._known(operation)
             case b"done":
                 return OperationRecord(_from_note(operation.id, at), OperationStatus.APPLIED)
             case b"full":
                 raise QueueFull(f"the write queue of {self.name} is full ({self._limit})")
             case _:
                 raise QueueUnavailable(f"the write queue of {self.name} answered too late")
+
+    async def _append(self, keys: Sequence[str], args: Sequence[Any]) -> tuple[bytes, bytes]:
+        sent = False
+
+        async def send() -> tuple[bytes, bytes]:
+            nonlocal sent
+            sent = True
+            said, at = await self._append_script(keys=keys, args=args)
+            return said, at
+
+        try:
+            return await self._call(send)
+        except QueueUnavailable as error:
+            if not sent or isinstance(error.__cause__, ResponseError):  # not begun, or the server said no
+                raise
+            raise QueueUnanswered(f"the write queue of {self.name} has not answered") from error
+
+    async def _known(self, operation: Operation) -> OperationRecord:
+        """It was accepted before. What has become of it is a second question, whose failure takes nothing back."""
+        try:
+            found = await self.record(operation.id)
+        except QueueUnavailable:
+            return OperationRecord(operation, OperationStatus.QUEUED)
+        return found or OperationRecord(operation, OperationStatus.DEAD, "discarded")
 
     def _entry(self, position: bytes, body: bytes) -> Entry:
         at = position.decode()
@@ -255,14 +305,8 @@ class RedisQueueStore:
 
     async def note_failure(self, operation_id: str, error: str) -> int:
         """See QueueStore.note_failure."""
-
-        async def note() -> int:
-            async with self._client.pipeline(transaction=True) as pipe:
-                pipe.hincrby(self._attempts, operation_id, 1)
-                pipe.hset(self._attempts, f"{operation_id}:error", error[:_MAX_ATTEMPTS_NOTE])
-                return int((await pipe.execute())[0])
-
-        return await self._call(note)
+        keys, args = [self._index, self._attempts], [operation_id, error[:_MAX_ATTEMPTS_NOTE]]
+        return int(await self._call(lambda: self._note_script(keys=keys, args=args)))
 
     async def record(self, operation_id: str) -> OperationRecord | None:
         """See QueueStore.record. Asks twice at most: an entry may be settled or buried between the two trips."""
@@ -344,35 +388,33 @@ class RedisQueueStore:
     async def replay(self, operation_id: str) -> bool:
         """Puts a dead letter back at the end of the queue as its next generation; False when there is no such letter.
 
-        Raises MalformedOperation for a letter that was never an operation: it can only be discarded.
+        Raises QueueFull, and MalformedOperation for a letter that was never an operation: it can only be discarded.
         """
         found = await self._letter_of(operation_id)
         if found is None:
             return False
         position, letter = found
         again = replayed(decode(letter["body"].encode(), 0.0, json.loads))
-        args: list[Any] = [operation_id, position, again.encode(), self._entity_prefix, again.entity]
+        args: list[Any] = [operation_id, position, again.encode(), self._entity_prefix, again.entity, self._limit]
         keys = [self._queue, self._dead, self._index]
-        return bool(await self._call(lambda: self._replay_script(keys=keys, args=args)))
+        done = await self._call(lambda: self._replay_script(keys=keys, args=args))
+        if done < 0:
+            raise QueueFull(f"the write queue of {self.name} is full ({self._limit})")
+        return bool(done)
 
     async def discard(self, operation_id: str) -> bool:
         """Deletes a dead letter for good; False when there is no such letter."""
         found = await self._letter_of(operation_id)
         if found is None:
             return False
-
-        async def remove() -> int:
-            async with self._client.pipeline(transaction=True) as pipe:
-                pipe.xdel(self._dead, found[0])
-                pipe.hdel(self._index, operation_id)
-                return int((await pipe.execute())[0])
-
-        return bool(await self._call(remove))
+        keys, args = [self._dead, self._index], [operation_id, found[0]]
+        return bool(await self._call(lambda: self._discard_script(keys=keys, args=args)))
 
     async def clear(self) -> int:
         """Discards every dead letter; returns how many. Waiting writes are promises and stay."""
-        count = 0
-        while letters := await self.dead(500):
+        count, before = 0, -1
+        while count > before and (letters := await self.dead(500)):
+            before = count
             for letter in letters:
                 count += await self.discard(letter["id"])
         return count

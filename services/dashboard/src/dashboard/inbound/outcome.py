@@ -79,11 +79,13 @@ class Outcome:
     def _refused(self, error: WriteRefused) -> ServiceError:
         kind: type[ServiceError] = DependencyUnavailable
         text = "Service temporarily unavailable. Your change was not saved."
-        if error.full:
+        if not error.certain:
+            text = "Service temporarily unavailable. It is not known whether your change was saved; repeat it later."
+        elif error.full:
             kind = QueueFull
             text = "Too many changes are waiting; this one was not saved."
         row, circuit = self._database.row.id, self._database.breaker.state.header
-        return kind(text, retry_after=error.retry_after, row=row, circuit=circuit, queued=False)
+        return kind(text, retry_after=error.retry_after, row=row, circuit=circuit, queued=error.queued)
 
     def _from_peer(self, error: ServiceError) -> ServiceError:
         return error if error.answered else translate(error, self._policies.get(error.row))

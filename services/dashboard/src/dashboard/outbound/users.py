@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import time
 import uuid
 
 import asyncpg
 
-from dashboard.model import Credentials, CursorInvalid, EmailTaken, KeyReused, Page, User, UserUnknown
+from dashboard.model import Credentials, CursorInvalid, EmailTaken, KeyReused, Page, User, UserUnknown, WriteFailed
 from dashboard.outbound.postgres import Database
 from resilience import Operation, OperationRecord, OperationStatus
 
@@ -25,8 +26,13 @@ _FENCE = """fence AS (INSERT INTO operations (id, kind, entity, owner, fingerpri
 _CREATE = f"""WITH {_FENCE}, u AS (
     INSERT INTO users (id, email, display_name, password_hash)
     SELECT $6::uuid, $7, $8, $9 FROM fence RETURNING *) SELECT {COLUMNS} FROM u"""  # noqa: S608
-_UNORDERED = "unordered_at = CASE WHEN $7 THEN clock_timestamp() ELSE unordered_at END"
-_CHANGE = f"""WITH {_FENCE}, u AS (
+# A change of nobody is refused and must leave no fence, or its repetition would pass for done.
+_FENCE_OF_USER = """fence AS (INSERT INTO operations (id, kind, entity, owner, fingerprint)
+    SELECT $1, $2, $3, $4, $5 FROM (SELECT FROM users WHERE id = $6::uuid FOR UPDATE) AS there
+    ON CONFLICT (id) DO NOTHING RETURNING id)"""
+# The caller's moment, not the statement's: a frozen one would pass for newer than what was queued meanwhile.
+_UNORDERED = "unordered_at = greatest(unordered_at, to_timestamp($7::float8))"
+_CHANGE = f"""WITH {_FENCE_OF_USER}, u AS (
     UPDATE users SET display_name = coalesce($8, display_name), revision = revision + 1,
         updated_at = clock_timestamp(), {_UNORDERED}
     WHERE id = $6::uuid AND EXISTS (SELECT FROM fence) RETURNING *) SELECT {COLUMNS} FROM u"""  # noqa: S608
@@ -78,7 +84,7 @@ class PostgresUsers:
         return Page(users, _encode_cursor(users[-1]) if len(rows) > limit else None)
 
     async def create(self, operation: Operation) -> User:
-        """Raises EmailTaken, KeyReused."""
+        """Raises EmailTaken, KeyReused, WriteFailed."""
         new = operation.payload
         try:
             row = await self._database.fetchrow(
@@ -92,10 +98,14 @@ class PostgresUsers:
         return user_of(row)
 
     async def change(self, operation: Operation, *, unordered: bool) -> User:
-        """Raises UserUnknown, KeyReused."""
+        """Raises UserUnknown, KeyReused, WriteFailed."""
         user_id = _user_id(operation)
         row = await self._database.fetchrow(
-            _CHANGE, *_fence_of(operation), user_id, unordered, operation.payload.get("display_name")
+            _CHANGE,
+            *_fence_of(operation),
+            user_id,
+            time.time() if unordered else None,
+            operation.payload.get("display_name"),
         )
         if row is not None:
             return user_of(row)
@@ -103,17 +113,22 @@ class PostgresUsers:
         return await self.get(user_id)
 
     async def delete(self, operation: Operation, *, unordered: bool) -> None:  # noqa: ARG002 - nothing outlives a delete
-        """Deleting what is gone is no error. Raises KeyReused."""
+        """Deleting what is gone is no error. Raises KeyReused, WriteFailed."""
         if await self._database.fetchrow(_DELETE, *_fence_of(operation), _user_id(operation)) is None:
             await self._repeated(operation)
 
     async def _repeated(self, operation: Operation) -> bool:
-        """True when the operation was here before; raises KeyReused when it was another one under the same key."""
+        """True when the operation was here before.
+
+        Raises KeyReused when it was another one under the same key, WriteFailed when it was buried.
+        """
         row = await self._database.fetchrow(_FENCED, operation.fence)
         if row is None:
             return False
         if row["fingerprint"] != operation.fingerprint:
             raise KeyReused
+        if row["error"] is not None:
+            raise WriteFailed
         return True
 
     async def operation(self, operation_id: str) -> OperationRecord | None:
