@@ -75,7 +75,16 @@ timeout_constant = 1.0
 """
 
 # The same examples every time, fewer of them, and no search for a smaller one: failing is enough.
-CONFTEST = """from hypothesis import Phase, settings
+CONFTEST = """import pytest
+from hypothesis import Phase, settings
+
+
+@pytest.fixture(autouse=True)
+def _settings_made_anew():
+    from resilience.breaker import _shared
+
+    _shared.cache_clear()  # else those made before a fault was planted would be used
+
 
 settings.register_profile(
     "mutate", derandomize=True, database=None, deadline=None, max_examples=25, phases=[Phase.explicit, Phase.generate]

@@ -146,6 +146,11 @@ def test_errors_say_what_happened(error: ResilienceError, text: str) -> None:
 # -- the class
 
 
+def rung_of(name: str, call: Callable[..., Any], *args: Any, **settings: Any) -> Rung[Any]:
+    """A rung may be a sync function as well."""
+    return Rung(name, call, *args, **settings)
+
+
 class Gone(ClientError):
     """The dependency answered."""
 
@@ -275,8 +280,8 @@ def test_sync_code_climbs_down_the_same_ladder_and_passes_over_what_is_async() -
     ladder: list[Any] = [
         plain,
         lambda _failure: MISSING,
-        Rung[Any]("redis", lambda _failure: 1 / 0),
-        Rung[Any]("copy", lambda _f: Served(3)),
+        rung_of("redis", lambda _failure: 1 / 0),
+        rung_of("copy", lambda _f: Served(3)),
     ]
     fallback = Fallback(*ladder, name="d.db", events=events)
     assert fallback.call_sync(fail) == 3
@@ -300,12 +305,12 @@ def test_sync_a_rungs_answer_ends_the_descent() -> None:
         raise NotYours
 
     tried = Recorder()
-    rungs = [Rung[Any]("redis", refuse, answers=(NotYours,)), Rung[Any]("default", lambda _failure: 1)]
+    rungs = [rung_of("redis", refuse, answers=(NotYours,)), rung_of("default", lambda _failure: 1)]
     with pytest.raises(NotYours):
         descend_sync(Down(), rungs, degradation=mark, tried=tried)
     assert tried.tried == [("redis", "success")]
     with pytest.raises(Down):
-        descend_sync(Down(), [Rung[Any]("redis", lambda _f: MISSING)], degradation=mark)
+        descend_sync(Down(), [rung_of("redis", lambda _f: MISSING)], degradation=mark)
     assert descend_sync(Down(), rungs[1:], degradation=mark) == Served(1, (mark("default"),))
 
 
@@ -315,7 +320,7 @@ def test_sync_a_rung_that_gives_a_future_fails_as_well() -> None:
             yield
 
     with pytest.raises(TypeError, match="fallback later is async and cannot serve sync code"):
-        Rung[Any]("later", lambda _failure: Later()).serve_sync(Down())
+        rung_of("later", lambda _failure: Later()).serve_sync(Down())
 
 
 async def test_an_answer_is_raised_untouched_and_no_rung_is_asked() -> None:
@@ -367,7 +372,7 @@ async def test_a_rung_is_cancelled_with_its_caller() -> None:
         finally:
             ended.append("rung")
 
-    limited = Rung[Any]("limited", slow, limit=1)
+    limited = rung_of("limited", slow, limit=1)
     for rung in (slow, limited):
         fallback = Fallback(rung)
         call = asyncio.ensure_future(fallback.call(raising(Down())))
@@ -389,7 +394,7 @@ async def test_a_rung_has_a_limit_of_its_own_and_rejects_past_it() -> None:
         await go.wait()
         return "slow"
 
-    fallback = Fallback(Rung[Any]("redis", slow, limit=2), Rung[Any]("default", plain), events=events)
+    fallback = Fallback(rung_of("redis", slow, limit=2), rung_of("default", plain), events=events)
     calls = [asyncio.ensure_future(fallback.call(raising(Down()))) for _ in range(5)]
     done, running = await asyncio.wait(calls, timeout=0.01)
     assert (len(done), len(running)) == (3, 2)
@@ -401,7 +406,7 @@ async def test_a_rung_has_a_limit_of_its_own_and_rejects_past_it() -> None:
 
 def test_sync_it_rejects_past_its_limit_too() -> None:
     shared = Bulkhead("shared", 1, 0)
-    rung = Rung[Any]("redis", lambda _failure: "redis", limit=shared)
+    rung = rung_of("redis", lambda _failure: "redis", limit=shared)
     assert rung.limit is shared
     fallback = Fallback(rung, lambda _failure: "default")
     failure = Down()
@@ -419,13 +424,13 @@ async def test_a_rung_has_a_time_limit_of_its_own() -> None:
         return "slow"
 
     failure = Down()
-    fallback = Fallback(Rung[Any]("redis", slow, timeout=Timeout(1.0, name="redis", clock=clock)), plain)
+    fallback = Fallback(rung_of("redis", slow, timeout=Timeout(1.0, name="redis", clock=clock)), plain)
     call = asyncio.ensure_future(fallback.call(raising(failure)))
     await clock.advance(1.0)
     assert await call == "default"
     assert failure.__notes__ == ["fallback redis failed: CallTimeout"]
     assert clock.pending == 0
-    limit = Rung[Any]("redis", slow, timeout=3).timeout
+    limit = rung_of("redis", slow, timeout=3).timeout
     assert limit is not None
     assert (limit.seconds, limit.name) == (3, "redis")
 
@@ -441,7 +446,7 @@ def test_sync_it_has_one_too() -> None:
     failure = Down()
     try:
         fallback = Fallback(
-            Rung[Any]("redis", slow, timeout=0.02), Rung[Any]("default", lambda _f: "default", timeout=20.0)
+            rung_of("redis", slow, timeout=0.02), rung_of("default", lambda _f: "default", timeout=20.0)
         )
         assert fallback.recover_sync(failure) == "default"
     finally:
@@ -452,11 +457,11 @@ def test_sync_it_has_one_too() -> None:
 
 async def test_an_answer_of_a_rung_ends_the_descent_and_its_failure_does_not() -> None:
     events, log = events_and_log()
-    fallback = Fallback(Rung[Any]("redis", forbidden, answers=(NotYours,)), plain, events=events)
+    fallback = Fallback(rung_of("redis", forbidden, answers=(NotYours,)), plain, events=events)
     with pytest.raises(NotYours):
         await fallback.call(raising(Down()))
     assert log == [("", "redis", "success")]
-    silent = Fallback(Rung[Any]("redis", forbidden, answers=(NotYours,)), plain)
+    silent = Fallback(rung_of("redis", forbidden, answers=(NotYours,)), plain)
     with pytest.raises(NotYours):
         await silent.call(raising(Down()))
 
@@ -489,15 +494,15 @@ def test_it_needs_a_rung_and_names_each() -> None:
 
     with pytest.raises(ValueError, match="a fallback needs at least one rung"):
         Fallback()
-    rung = Rung[Any]("cache", plain)
+    rung = rung_of("cache", plain)
     fallback = Fallback(plain, Store(), rung)
     assert [one.name for one in fallback.rungs] == ["plain", "Store", "cache"]
     assert fallback.rungs[2] is rung
     assert fallback.name == ""
     with pytest.raises(ValueError, match="limit"):
-        Rung[Any]("cache", plain, limit=0)
+        rung_of("cache", plain, limit=0)
     with pytest.raises(ValueError, match="seconds"):
-        Rung[Any]("cache", plain, timeout=0)
+        rung_of("cache", plain, timeout=0)
 
 
 @pytest.mark.parametrize("listened", [False, True])
@@ -535,7 +540,7 @@ def raise_down(*_: object) -> None:
 def test_eight_threads_share_one() -> None:
     shared = Bulkhead("shared", 3, 0)
     events, log = events_and_log()
-    fallback = Fallback(Rung[Any]("redis", lambda _f: "redis", limit=shared), lambda _f: "default", events=events)
+    fallback = Fallback(rung_of("redis", lambda _f: "redis", limit=shared), lambda _f: "default", events=events)
     barrier, served = threading.Barrier(8), list[str]()
 
     def work() -> None:

@@ -90,6 +90,12 @@ def test_a_bad_setting_fails_by_name(field: str, settings: dict[str, Any]) -> No
         RecoveryGovernor("db", **settings)
 
 
+def test_settings_at_their_bounds_are_good() -> None:
+    RecoveryGovernor(
+        "db", 2, start=2, ramp_seconds=0.5, max_seconds=0.5, live_share=1.0, drain_share=0.0, max_waiting=0
+    )
+
+
 # -- ramps
 
 
@@ -401,6 +407,18 @@ async def test_who_waits_first_is_served_first(world: World) -> None:
         await world.clock.advance(0)
     assert served == [0, 1, 2, 3]
     await asyncio.gather(*tasks)
+
+
+async def test_one_end_may_make_room_for_several(world: World) -> None:
+    big = world.governor.admit("live", cost=6)
+    rest = world.fill()
+    assert big is not None
+    assert len(rest) == 4
+    tasks = [asyncio.create_task(world.governor.enter("drain", timeout=0.5)) for _ in range(2)]
+    await world.clock.advance(0)
+    big.release()
+    await world.clock.advance(0)
+    assert all(task.done() for task in tasks)
 
 
 async def test_live_traffic_may_wait_too_and_comes_first(world: World) -> None:

@@ -27,7 +27,7 @@ def test_the_core_imports_the_standard_library_only() -> None:
 def test_what_the_type_checker_sees_is_what_can_be_imported() -> None:
     tree = ast.parse(Path(resilience.__file__).read_text())
     seen = {
-        alias.asname: (node.module or "").removeprefix("resilience.")
+        alias.name: (node.module or "").removeprefix("resilience.")
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("resilience.")
         for alias in node.names

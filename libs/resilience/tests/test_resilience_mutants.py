@@ -8,6 +8,7 @@ import inspect
 import random
 import threading
 import types
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from resilience import (
     CircuitBreakerOpen,
     CircuitHeldOpen,
     CircuitState,
+    ClientError,
     FakeClock,
     Policy,
     RateLimited,
@@ -242,25 +244,86 @@ async def test_a_call_of_an_earlier_state_is_stale_and_counted_so(clock: FakeClo
     assert breaker.snapshot()[8:] == (2, 0.0, 0.0)
 
 
-async def test_the_short_way_keeps_the_order_of_a_full_window(clock: FakeClock) -> None:
-    breaker = CircuitBreaker(window=5, failure_rate=1.0, minimum_calls=1, failure_threshold=99, clock=clock)
-    await breaker.call(int)
-    breaker.acquire().failure(Down())
-    for share in (1 / 3, 1 / 4, 1 / 5, 1 / 5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0):
-        await breaker.call(int)
-        assert breaker.snapshot().failure_rate == pytest.approx(share)
-    breaker.acquire().failure(Down())
-    for _ in range(4):
-        await breaker.call(int)
-        assert breaker.snapshot().failure_rate == 0.2
-    await breaker.call(int)
-    assert breaker.snapshot().failure_rate == 0.0
+@pytest.mark.parametrize("sync", [False, True])
+async def test_the_short_way_keeps_the_order_of_a_full_window(clock: FakeClock, sync: bool) -> None:
+    breaker = CircuitBreaker(window=5, failure_rate=1.0, failure_threshold=99, clock=clock)
+    latest: deque[bool] = deque(maxlen=5)
+    dice = random.Random(5)
+    for _ in range(400):
+        failed = dice.random() < 0.15
+        if failed:
+            breaker.acquire().failure(Down())
+        elif sync:
+            breaker.call_sync(int)
+        else:
+            await breaker.call(int)
+        latest.append(failed)
+        calls, rate, _ = breaker._circuit.rates()
+        assert calls == len(latest)
+        assert rate == (sum(latest) / 5 if calls == 5 else None)
+        if rate is not None and rate > 0.7:
+            breaker.acquire().success()
+            latest.append(False)
+
+
+@pytest.mark.parametrize("told", [None, 0.0, 0.25])
+def test_only_a_time_that_was_named_opens_at_once(clock: FakeClock, told: float | None) -> None:
+    breaker = CircuitBreaker(recovery_timeout=0.125, trip_on_retry_after=True, clock=clock)
+    reasons: list[str] = []
+    breaker.subscribe(lambda change: reasons.append(change.reason))
+    breaker.acquire().failure(Down(), told)
+    assert reasons == (["told to wait"] if told else [])
+    assert breaker.retry_after() == (told or None)
+
+
+def test_what_the_dependency_asked_for_counts_however_the_circuit_opens(clock: FakeClock) -> None:
+    for rules in ({"failure_threshold": 1}, {"window": 1, "failure_rate": 1.0, "minimum_calls": 1}):
+        breaker = CircuitBreaker(recovery_timeout=1.0, clock=clock, **rules)
+        breaker.acquire().failure(Down(), 30.0)
+        assert breaker.retry_after() == 30.0
+
+
+def test_the_age_of_a_state_begins_with_a_change_and_not_with_a_self_transition(clock: FakeClock) -> None:
+    breaker = CircuitBreaker(failure_threshold=1, clock=clock)
+    clock.move(5.0)
+    assert breaker.snapshot().state_seconds == 5.0
+    breaker.reset()
+    assert breaker.snapshot().state_seconds == 5.0
+    breaker.acquire().failure()
+    clock.move(2.0)
+    breaker.force_open()
+    assert breaker.snapshot().state_seconds == 2.0
+    breaker.reset()
+    assert breaker.snapshot().state_seconds == 0.0
+    assert breaker.snapshot().last_error is None
+
+
+async def test_a_trial_is_judged_by_its_result_in_every_form(clock: FakeClock) -> None:
+    breaker = CircuitBreaker(
+        failure_threshold=1, recovery_timeout=1.0, failure_result=lambda result: result == 503, clock=clock
+    )
+    assert await breaker.call(lambda: 503) == 503
+    for _ in range(2):
+        clock.move(1.0)
+        assert await breaker.call(lambda: 503) == 503
+        assert breaker.state is CircuitState.OPEN
+    clock.move(1.0)
+    assert breaker.call_sync(lambda: 503) == 503
+    assert breaker.state is CircuitState.OPEN
+    assert breaker.counts.failed == 4
+
+
+def test_by_default_an_answer_is_a_success_and_all_else_a_failure() -> None:
+    assert default_classify(ClientError("no such thing")) is Verdict.SUCCESS
+    assert default_classify(Down()) is Verdict.FAILURE
 
 
 def test_cancellation_is_neutral_even_if_the_classifier_never_says_so() -> None:
     breaker = CircuitBreaker()
     ends = (asyncio.CancelledError(), KeyboardInterrupt(), SystemExit(), GeneratorExit())
     assert {breaker.verdict(end) for end in ends} == {Verdict.NEUTRAL}
+    harsh = CircuitBreaker(classify=lambda _: Verdict.FAILURE)
+    assert {harsh.verdict(end) for end in ends} == {Verdict.NEUTRAL}
     assert {default_classify(end) for end in ends} == {Verdict.NEUTRAL}
     assert breaker.verdict(Down()) is default_classify(Down()) is Verdict.FAILURE
     assert breaker.snapshot().name == "default"
@@ -596,6 +659,7 @@ async def test_all_calls_on_one_loop_share_one_timer(clock: FakeClock) -> None:
     calls = [await start(lambda: timeout.call(forever)) for _ in range(10)]
     assert clock.pending == 1
     shared = timeout._shared
+    assert shared.loop is asyncio.get_running_loop()
     assert (len(shared.notes), shared.limit, shared.clock, shared.idle) == (10, 5.0, clock, False)
     for call in calls:
         call.cancel()
@@ -696,7 +760,9 @@ async def test_with_less_time_than_usual_what_is_no_coroutine_is_returned_too(cl
     timeout = Timeout(5.0, name="db", hard=hard, clock=clock)
     with deadline_scope(1.0, clock=clock):
         assert await timeout.call(lambda: 3) == 3
+        assert await timeout.call(add, 1, b=2) == 3
         call = await start(lambda: timeout.call(forever))
+        assert clock.pending == 1
         await clock.advance(0.999)
         assert not call.done()
         await clock.advance(0.001)

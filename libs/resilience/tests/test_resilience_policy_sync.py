@@ -171,3 +171,55 @@ async def test_async_an_unwanted_results_retry_after_is_honoured(clock: FakeCloc
     policy._clock = type("Sleeper", (), {"sleep": staticmethod(sleep), "monotonic": clock.monotonic})()
     assert await policy.call(call) == 1
     assert slept == [20.0]
+
+
+async def call(policy: Policy, sync: bool) -> None:
+    policy.call_sync(fail) if sync else await policy.call(fail)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+async def test_a_circuit_that_opened_while_its_caller_queued_rejects(clock: FakeClock, sync: bool) -> None:
+    events, log = told()
+    breaker = CircuitBreaker(failure_threshold=1, clock=clock)
+
+    class Slow(Bulkhead):
+        def try_acquire(self) -> bool:
+            return False
+
+        async def acquire(self, timeout: float | None = None) -> None:
+            self.acquire_sync(timeout)
+
+        def acquire_sync(self, timeout: float | None = None) -> None:
+            super().acquire_sync(timeout)
+            breaker.force_open()
+
+    bulkhead = Slow("stock", 1, 0, clock=clock)
+    policy = Policy("stock", timeout=2.0, breaker=breaker, bulkhead=bulkhead, events=events, clock=clock)
+    with pytest.raises(CircuitBreakerOpen):
+        await call(policy, sync)
+    assert [outcome for outcome, _ in log] == ["rejected"]
+    assert (bulkhead.active, breaker.counts.started) == (0, 0)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+async def test_who_gets_his_slot_at_the_last_moment_has_no_time_left_to_call(clock: FakeClock, sync: bool) -> None:
+    events, log = told()
+    breaker = CircuitBreaker(failure_threshold=1, clock=clock)
+
+    class Slow(Bulkhead):
+        def try_acquire(self) -> bool:
+            return False
+
+        async def acquire(self, timeout: float | None = None) -> None:
+            self.acquire_sync(timeout)
+
+        def acquire_sync(self, timeout: float | None = None) -> None:
+            super().acquire_sync(timeout)
+            clock.move(timeout or 0.0)
+
+    bulkhead = Slow("stock", 1, 0, clock=clock)
+    policy = Policy("stock", timeout=2.0, breaker=breaker, bulkhead=bulkhead, events=events, clock=clock)
+    with pytest.raises(CallTimeout):
+        await call(policy, sync)
+    assert [outcome for outcome, _ in log] == ["neutral"]
+    assert (bulkhead.active, breaker.counts.started) == (0, 0)

@@ -167,6 +167,32 @@ def test_what_live_traffic_does_not_need_is_lent() -> None:
     assert machine.used[DRAIN] == 10
 
 
+def test_demand_is_what_was_asked_for_in_this_window_and_the_one_before() -> None:
+    machine = ramp(start=10, full=20)
+    assert [machine.demand(kind) for kind in KINDS] == [6, 0, 0]
+    assert (machine.wanted, machine.used, machine.admitted, machine.refused) == ([0] * 3, [0] * 3, [0] * 3, [0] * 3)
+    machine.roll(2.0)
+    assert [machine.demand(kind) for kind in KINDS] == [0, 0, 0]
+    for kind in reversed(KINDS):
+        assert machine.admit(kind, 1, 2.0)
+        machine.refuse(kind, 2)
+        machine.refuse(kind, 2)
+        assert machine.demand(kind) == 5
+        machine.release(kind, 1)
+    machine.roll(2.9)
+    assert [machine.demand(kind) for kind in KINDS] == [5, 5, 5]
+    machine.roll(3.0)
+    for kind in KINDS:
+        machine.refuse(kind, 6)
+        assert machine.demand(kind) == 6
+    machine.roll(4.0)
+    assert [machine.demand(kind) for kind in KINDS] == [6, 6, 6]
+    machine.roll(5.0)
+    assert [machine.demand(kind) for kind in KINDS] == [0, 0, 0]
+    machine.wanted[DRAIN] = 3
+    assert machine.demand(DRAIN) == 3
+
+
 def test_a_loan_comes_back_as_work_ends() -> None:
     machine = ramp(start=10, full=20)
     machine.roll(5.0)

@@ -89,6 +89,8 @@ async def world() -> AsyncGenerator[World]:
 def test_the_usual_schedule() -> None:
     schedule = RecoverySchedule(jitter=0.0)
     assert [schedule.next_attempt(n) for n in range(6)] == [30.0, 60.0, 120.0, 240.0, 480.0, None]
+    assert RecoverySchedule(attempts=1).next_attempt(1) is None
+    assert MAX_WAIT == 24 * 60 * 60
 
 
 @given(

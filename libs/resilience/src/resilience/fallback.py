@@ -8,7 +8,7 @@ works, but has nothing to serve) or `rejected` (its own limit was reached).
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from types import CoroutineType
-from typing import Any, Final, Generic, Literal, TypeVar, cast, overload
+from typing import Any, Final, Generic, Literal, TypeVar, overload
 
 from resilience.bulkhead import Bulkhead
 from resilience.classify import ERRORS
@@ -48,10 +48,30 @@ class Rung(Generic[T]):
 
     __slots__ = ("answers", "call", "limit", "name", "timeout")
 
+    @overload
     def __init__(
         self,
         name: str,
         call: Callable[[BaseException], Awaitable[Served[T] | T | Missing]],
+        answers: tuple[type[Exception], ...] = ...,
+        *,
+        limit: int | Bulkhead | None = ...,
+        timeout: float | Timeout | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        call: Callable[[BaseException], Served[T] | T | Missing],
+        answers: tuple[type[Exception], ...] = ...,
+        *,
+        limit: int | Bulkhead | None = ...,
+        timeout: float | Timeout | None = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        call: Callable[[BaseException], Any],
         answers: tuple[type[Exception], ...] = (),
         *,
         limit: int | Bulkhead | None = None,
@@ -196,7 +216,7 @@ class Fallback(Guard):
         if not rungs:
             raise ValueError("a fallback needs at least one rung")
         self.name = name
-        self.rungs = tuple(rung if isinstance(rung, Rung) else Rung(_name_of(rung), cast(Any, rung)) for rung in rungs)
+        self.rungs = tuple(rung if isinstance(rung, Rung) else Rung(_name_of(rung), rung) for rung in rungs)
         self.handles = _no_answer if handles is None else _careful(handles)
         self._events = events
         first = self.rungs[0]

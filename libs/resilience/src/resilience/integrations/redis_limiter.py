@@ -200,7 +200,7 @@ class RedisRateLimiter(Guard):
             await self._clock.sleep(seconds)
         return seconds
 
-    def acquire(self, cost: float = 1) -> NoReturn:  # noqa: ARG002 - what a `Policy` asks for without an event loop
+    def wait_sync(self, cost: float = 1) -> NoReturn:  # noqa: ARG002 - what a `Policy` asks for without an event loop
         """Not offered.
 
         Raises:
@@ -222,12 +222,12 @@ class RedisRateLimiter(Guard):
 
     def call_sync(self, func: Callable[..., T], /, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG002
         """Not offered. Raises TypeError."""
-        self.acquire()
+        self.wait_sync()
 
     def __call__(self, func: Callable[P, T]) -> Callable[P, T]:
         """Decorate the async `func`. Raises TypeError for a sync one."""
         if not is_async(func):
-            self.acquire()
+            self.wait_sync()
         return super().__call__(func)
 
     async def __aenter__(self) -> None:

@@ -256,6 +256,9 @@ class RedisQueueStore:
 
         async def send() -> tuple[bytes, bytes]:
             nonlocal sent
+            # A server that is not there is found out while connecting, before anything has been sent.
+            pool = self._client.connection_pool
+            await pool.release(await pool.get_connection())
             sent = True
             said, at = await self._append_script(keys=keys, args=args)
             return said, at
