@@ -84,8 +84,9 @@ simulate: $(STAMP) ## Run the write queue and its drain through SEEDS=1000 simul
 mutate: $(STAMP) ## Change the library's rules one by one and see that a test notices (ARGS="breaker retry")
 	$(BIN)/python tools/mutate.py $(ARGS)
 
-cover: $(STAMP) ## Branch coverage of the library by its own tests
-	$(UV) run --quiet --frozen --with coverage coverage run --branch --source=libs/resilience/src -m pytest -q libs/resilience
+cover: $(STAMP) ## Branch coverage of the library by its own tests (those of threads left out: tracing disturbs them)
+	$(UV) run --quiet --frozen --with coverage coverage run --branch --source=libs/resilience/src \
+	    -m pytest -q --noconftest -o asyncio_mode=auto -k "not threads and not case_60 and not loops" libs/resilience
 	$(UV) run --quiet --frozen --with coverage coverage report --show-missing --skip-covered
 
 docs: $(STAMP) ## Write the documents that are made from code

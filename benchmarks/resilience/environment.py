@@ -32,7 +32,14 @@ class Environment:
             BenchmarkError: it failed.
             subprocess.TimeoutExpired: not done within `limit` seconds; it is killed.
         """
-        settings = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "PYTHONWARNINGS": "ignore"}
+        # Bytecode is kept, as it is for whoever installs a library: an import is not a compilation.
+        settings = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, path)),
+            "PYTHONWARNINGS": "ignore",
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": str(ROOT / ".bench" / "bytecode"),
+        }
         command = [str(self.python), *arguments]
         found = subprocess.run(command, env=settings, cwd=ROOT, stdout=subprocess.PIPE, timeout=limit, check=False)
         if found.returncode:

@@ -23,18 +23,6 @@ from benchmarks.resilience.libraries.base import (
 from benchmarks.resilience.shapes import BLOCK, CALL, DECORATED, KEYED_CALL, SYNC_GATE, Form
 
 NAMES = ("CircuitBreaker", "Retry", "Timeout", "Bulkhead", "RateLimiter", "Fallback", "StaleCache", "Policy")
-HOMES = ("limiter", "stale")
-
-
-class Package:
-    """The package's names; those that it does not export yet are looked for where they are."""
-
-    def __getattr__(self, name: str) -> Any:
-        for home in ("resilience", *(f"resilience.{home}" for home in HOMES)):
-            module = import_module(home)
-            if hasattr(module, name):
-                return getattr(module, name)
-        raise AttributeError(f"resilience has no {name}")
 
 
 class Ours(Library):
@@ -43,7 +31,7 @@ class Ours(Library):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lib = Package()
+        self._lib: Any = import_module("resilience")
 
     @classmethod
     def statement(cls) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilience.ambient import RANDOM
-from resilience.backoff import Backoff, Jitter, RetrySchedule, exponential
+from resilience.backoff import Backoff, Jitter, exponential
 
 SEEDS = st.integers(0, 2**32)
 SECONDS = st.floats(0, 1e6)
@@ -125,8 +125,6 @@ def test_without_a_source_of_chance_the_ambient_one_is_used() -> None:
         first = Backoff(1.0).wait(1)
         RANDOM.seed(11)
         assert Backoff(1.0).wait(1) == first
-        RANDOM.seed(11)
-        assert RetrySchedule(base=1.0).wait(1) == first
     finally:
         RANDOM.setstate(state)
 
@@ -136,15 +134,6 @@ def test_without_a_source_of_chance_the_ambient_one_is_used() -> None:
 def test_a_bad_time_fails_by_name(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         Backoff(**{name: value})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=rf"^{name} must be finite and not negative, not {value}$"):
-        RetrySchedule(**{name: value})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("attempts", [0, -1])
-def test_a_schedule_without_attempts_fails(attempts: int) -> None:
-    with pytest.raises(ValueError, match=f"^attempts must be at least 1, not {attempts}$"):
-        RetrySchedule(attempts)
-    assert RetrySchedule(1).wait(1) is None
 
 
 @pytest.mark.parametrize(
@@ -155,8 +144,8 @@ def test_a_bad_jitter_fails_by_name(name: str, value: Any) -> None:
         Backoff(**{name: value})
 
 
-def test_the_defaults_are_those_of_a_schedule() -> None:
-    assert repr(Backoff()) == repr(RetrySchedule().backoff) == "Backoff(0.05, factor=2, cap=5, jitter='full')"
+def test_the_defaults() -> None:
+    assert repr(Backoff()) == "Backoff(0.05, factor=2, cap=5, jitter='full')"
 
 
 @pytest.mark.parametrize(("share", "factor", "cap"), [(0, 0, 0), (1, 1, 1)])
@@ -167,14 +156,3 @@ def test_the_ends_of_the_ranges_are_allowed(share: float, factor: float, cap: fl
 def test_they_say_what_they_are() -> None:
     assert repr(Backoff(1.0)) == "Backoff(1, factor=2, cap=5, jitter='full')"
     assert repr(Backoff(1, jitter="proportional")) == "Backoff(1, factor=2, cap=5, jitter='proportional', share=0.1)"
-    assert repr(RetrySchedule()) == "RetrySchedule(attempts=3, base=0.05, factor=2.0, cap=5.0)"
-
-
-def test_a_schedule_keeps_what_it_was_given() -> None:
-    random = Random(1)
-    schedule = RetrySchedule(4, 0.5, 3.0, 9.0, random)
-    assert (schedule.attempts, schedule.base, schedule.factor, schedule.cap) == (4, 0.5, 3.0, 9.0)
-    assert schedule.random is random
-    assert [schedule.bound(n) for n in (1, 2, 3, 4)] == [0.5, 1.5, 4.5, 9.0]
-    assert schedule.wait(3) is not None
-    assert schedule.wait(4) is schedule.wait(5) is None

@@ -239,7 +239,7 @@ _SWITCHES = ("CALL", "JUMP_BACKWARD", "RESUME", "SEND", "FOR_ITER", "YIELD_VALUE
 @pytest.mark.parametrize(
     ("function", "first", "last"),
     [
-        (CircuitBreaker.call, "if not slow and door ==", "                self._ok += 1"),
+        (CircuitBreaker.call, "if door == circuit.door and not circuit.failures", "                self._ok += 1"),
         (CircuitBreaker.call, "self._started += 1", "self._started += 1"),
         (CircuitBreaker.call, "self._rejected += 1", "self._rejected += 1"),
         (CircuitBreaker.acquire, "self._started += 1", "self._started += 1"),

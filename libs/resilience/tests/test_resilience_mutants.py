@@ -38,7 +38,6 @@ from resilience.breaker import default_classify
 from resilience.circuit import growing
 from resilience.deadline import current_deadline
 from resilience.forms import Guard, is_async, is_awaitable
-from resilience.retry import RetrySchedule, retry
 from resilience.row_policy import never
 from resilience.timeout import MAX_THREADS
 
@@ -842,54 +841,6 @@ async def test_max_elapsed_counts_from_the_beginning_of_the_call_in_every_form(c
     with pytest.raises(Down):
         await failed
     assert failing.calls == 3
-
-
-async def test_retry_for_one_call_takes_attempts_or_a_schedule(clock: FakeClock) -> None:
-    def always(_error: Exception) -> bool:
-        return True
-
-    for attempts in (1, 2, 5):
-        failing = Failing(99)
-        given: dict[str, Any]
-        for given in ({"attempts": attempts}, {"schedule": RetrySchedule(attempts, base=0.0)}):
-            call = asyncio.ensure_future(retry(failing.later, retry_on=always, clock=clock, **given))
-            await clock.advance(100.0)
-            with pytest.raises(Down):
-                await call
-        assert failing.calls == 2 * attempts
-    with pytest.raises(ValueError) as caught:
-        await retry(Failing(0).later, retry_on=always, attempts=2, schedule=RetrySchedule())
-    assert str(caught.value) == "give attempts or schedule, not both"
-
-
-async def test_retry_for_one_call_jitters_by_the_schedules_own_chance(clock: FakeClock) -> None:
-    began = clock.monotonic()
-    schedule = RetrySchedule(2, base=8.0, cap=8.0, random=random.Random(5))
-    call = asyncio.ensure_future(retry(Failing(1).later, retry_on=lambda _: True, schedule=schedule, clock=clock))
-    wait = random.Random(5).uniform(0.0, 8.0)
-    await clock.advance(wait - 1e-6)
-    assert not call.done()
-    await clock.advance(2e-6)
-    assert await call == 7
-    assert clock.monotonic() - began == pytest.approx(wait, abs=1e-5)
-
-
-async def test_retry_for_one_call_ignores_a_retry_after(clock: FakeClock) -> None:
-    class Busy(Exception):
-        retry_after = 50.0
-
-    calls = 0
-
-    async def busy() -> int:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            raise Busy
-        return 7
-
-    call = asyncio.ensure_future(retry(busy, retry_on=lambda _: True, schedule=RetrySchedule(base=0.0), clock=clock))
-    await clock.advance(0.0)
-    assert await call == 7
 
 
 def test_an_attempt_that_is_not_entered_is_told_of() -> None:

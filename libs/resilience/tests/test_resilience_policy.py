@@ -558,6 +558,21 @@ async def test_while_the_dependency_recovers_calls_beyond_the_budget_take_their_
     assert not governor.active
 
 
+async def test_what_was_not_tried_tells_the_governor_nothing(make: Make, clock: FakeClock) -> None:
+    governor = RecoveryGovernor("stock", full=8, start=8, clock=clock)
+    breaker, bulkhead = breaker_of(clock), Bulkhead("stock", 1, 0)
+    policy = make(breaker=breaker, governor=governor, bulkhead=bulkhead)
+    breaker.force_open()
+    breaker.reset()
+    budget = governor.snapshot().budget
+    assert bulkhead.try_acquire()
+    for _ in range(20):
+        with pytest.raises(BulkheadFull):
+            await policy.call(Dependency())
+    assert governor.snapshot().budget == budget
+    assert sum(governor.snapshot().in_use.values()) == 0
+
+
 def fail_down() -> object:
     raise Down
 

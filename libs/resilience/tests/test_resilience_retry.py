@@ -18,7 +18,7 @@ from resilience.ambient import TESTING
 from resilience.backoff import Backoff
 from resilience.classify import ERRORS, Category
 from resilience.errors import BulkheadFull, CircuitBreakerOpen, ClientError, RateLimited, TransientError
-from resilience.retry import DEFAULT_BACKOFF, GaveUp, Idempotency, Retried, Retry, RetryBudget, RetrySchedule, retry
+from resilience.retry import DEFAULT_BACKOFF, GaveUp, Idempotency, Retried, Retry, RetryBudget
 
 T = TypeVar("T")
 
@@ -55,75 +55,6 @@ class Longest(Random):
 
     def uniform(self, a: float, b: float) -> float:
         return b
-
-
-@given(attempt=st.integers(1, 10_000), seed=st.integers())
-def test_a_wait_lies_within_the_exponential_bound(attempt: int, seed: int) -> None:
-    schedule = RetrySchedule(attempts=20_000, base=0.1, factor=2.0, cap=5.0, random=Random(seed))
-    wait = schedule.wait(attempt)
-    assert wait is not None
-    assert 0.0 <= wait <= schedule.bound(attempt) <= 5.0
-
-
-def test_the_bound_doubles_up_to_the_cap_and_never_overflows() -> None:
-    schedule = RetrySchedule(base=0.1, cap=1.0)
-    assert [schedule.bound(n) for n in (1, 2, 3, 4, 5)] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0])
-    assert schedule.bound(10**6) == 1.0
-
-
-def test_the_same_seed_gives_the_same_waits() -> None:
-    first, second = (RetrySchedule(attempts=9, random=Random(7)) for _ in range(2))
-    assert [first.wait(n) for n in range(1, 9)] == [second.wait(n) for n in range(1, 9)]
-
-
-def test_after_the_last_attempt_there_is_no_wait() -> None:
-    assert RetrySchedule(attempts=2).wait(2) is None
-
-
-@pytest.mark.parametrize("settings", [{"attempts": 0}, {"base": -1.0}, {"factor": float("nan")}, {"cap": -0.1}])
-def test_a_bad_schedule_fails_by_name(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(settings))):
-        RetrySchedule(**settings)  # type: ignore[arg-type]
-
-
-async def test_it_retries_until_it_works() -> None:
-    clock, flaky = FakeClock(), Flaky(2)
-    call = asyncio.create_task(retry(flaky, retry_on=is_down, clock=clock))
-    await clock.advance(1.0)
-    assert await call == 3
-
-
-async def test_the_last_error_is_raised() -> None:
-    clock, flaky = FakeClock(), Flaky(9)
-    call = asyncio.create_task(retry(flaky, retry_on=is_down, attempts=3, clock=clock))
-    await clock.advance(5.0)
-    with pytest.raises(Down):
-        await call
-    assert flaky.calls == 3
-
-
-@pytest.mark.parametrize("error", [LookupError, asyncio.CancelledError])
-async def test_anything_else_is_not_retried(error: type[BaseException]) -> None:
-    flaky = Flaky(1, error)
-    with pytest.raises(error):
-        await retry(flaky, retry_on=is_down)
-    assert flaky.calls == 1
-
-
-async def test_it_does_not_begin_a_wait_that_outlasts_the_deadline() -> None:
-    clock, flaky = FakeClock(), Flaky(9)
-    schedule = RetrySchedule(attempts=9, base=1.0, random=Longest())
-    with deadline_scope(2.5, clock=clock):
-        call = asyncio.create_task(retry(flaky, retry_on=is_down, schedule=schedule, clock=clock))
-    await clock.advance(1.0)
-    with pytest.raises(Down):
-        await call
-    assert flaky.calls == 2
-
-
-async def test_attempts_and_schedule_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match="not both"):
-        await retry(Flaky(0), retry_on=is_down, attempts=1, schedule=RetrySchedule())
 
 
 # -- Retry: the forms
@@ -1018,10 +949,3 @@ def test_the_settings_can_be_read() -> None:
     retry = Retry()
     assert (retry.name, retry.max_attempts, retry.max_elapsed, retry.budget) == ("", 3, None, None)
     assert (retry.backoff, retry.max_retry_after) == (DEFAULT_BACKOFF, 60.0)
-
-
-async def test_the_function_waits_by_its_schedule_alone() -> None:
-    clock = FakeClock()
-    schedule = RetrySchedule(base=1.0, random=Longest())
-    call = retry(Flaky(2, partial(Busy, 30.0)), retry_on=is_down, schedule=schedule, clock=clock)
-    assert await finished(clock, call, 3.0) == 3

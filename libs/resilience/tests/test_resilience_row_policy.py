@@ -496,6 +496,7 @@ async def test_the_status_tells_the_whole_row() -> None:
 
 def test_it_can_be_printed() -> None:
     world = World(bulkhead=Bulkhead("d.db", 8, 64), retries=1)
+    assert world.policy.timeout == 1.0
     assert world.policy.describe() == (
         "d.db: hard timeout 1 s → circuit 3 failures / 60 s → bulkhead 8 (+64 waiting) → retry 1 → call; "
         "fallback: cache → default"

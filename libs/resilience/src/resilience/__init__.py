@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from resilience.classify import ERRORS as ERRORS
     from resilience.classify import Category as Category
     from resilience.classify import ErrorTable as ErrorTable
+    from resilience.classify import never_began as never_began
     from resilience.clock import SYSTEM_CLOCK as SYSTEM_CLOCK
     from resilience.clock import Clock as Clock
     from resilience.clock import FakeClock as FakeClock
@@ -122,6 +123,11 @@ if TYPE_CHECKING:
     from resilience.outcome import Served as Served
     from resilience.policy import Policy as Policy
     from resilience.prober import Prober as Prober
+    from resilience.propagation import DEADLINE_HEADER as DEADLINE_HEADER
+    from resilience.propagation import from_grpc_timeout as from_grpc_timeout
+    from resilience.propagation import from_header as from_header
+    from resilience.propagation import to_grpc_timeout as to_grpc_timeout
+    from resilience.propagation import to_header as to_header
     from resilience.queue import Burial as Burial
     from resilience.queue import Drainer as Drainer
     from resilience.queue import DrainSettings as DrainSettings
@@ -201,6 +207,7 @@ _HOMES = {
         "Category",
         "ERRORS",
         "ErrorTable",
+        "never_began",
     ),
     "clock": (
         "Clock",
@@ -318,6 +325,13 @@ _HOMES = {
     ),
     "policy": ("Policy",),
     "prober": ("Prober",),
+    "propagation": (
+        "DEADLINE_HEADER",
+        "from_grpc_timeout",
+        "from_header",
+        "to_grpc_timeout",
+        "to_header",
+    ),
     "queue": (
         "Burial",
         "DrainSettings",

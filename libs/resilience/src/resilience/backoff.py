@@ -87,43 +87,6 @@ class Backoff:
         return min(highest, random.uniform(bound * (1 - self.share), highest))
 
 
-class RetrySchedule:
-    """A number of attempts and the full-jitter waits between them. Times in seconds.
-
-    Raises:
-        ValueError: a setting is out of range; the text names it.
-    """
-
-    __slots__ = ("attempts", "backoff", "base", "cap", "factor", "random")
-
-    def __init__(
-        self,
-        attempts: int = 3,
-        base: float = 0.05,
-        factor: float = 2.0,
-        cap: float = 5.0,
-        random: Random = RANDOM,
-    ) -> None:
-        check_attempts(attempts)
-        self.attempts = attempts
-        self.base = base
-        self.factor = factor
-        self.cap = cap
-        self.random = random
-        self.backoff = Backoff(base, factor=factor, cap=cap)
-
-    def __repr__(self) -> str:
-        return f"RetrySchedule(attempts={self.attempts}, base={self.base}, factor={self.factor}, cap={self.cap})"
-
-    def wait(self, attempt: int) -> float | None:
-        """Seconds to wait after failed attempt number `attempt` (from 1), or `None` when it was the last."""
-        return None if attempt >= self.attempts else self.backoff.wait(attempt, self.random)
-
-    def bound(self, attempt: int) -> float:
-        """The longest wait after failed attempt number `attempt`."""
-        return self.backoff.bound(attempt)
-
-
 def check_attempts(attempts: int) -> None:
     """Raises ValueError unless `attempts` is at least 1."""
     if not attempts >= 1:

@@ -196,7 +196,17 @@ class _CarefulPermit(Permit):
 class BreakerSettings:
     """All that breakers which are alike share: the circuit's rules, and how endings are judged."""
 
-    __slots__ = ("circuit", "classify", "clock", "failure_result", "judged", "monotonic", "slow_after", "timed")
+    __slots__ = (
+        "circuit",
+        "classify",
+        "clock",
+        "failure_result",
+        "judged",
+        "monotonic",
+        "slow_after",
+        "timed",
+        "watched",
+    )
 
     def __init__(
         self,
@@ -212,6 +222,7 @@ class BreakerSettings:
         self.monotonic = clock.monotonic
         self.judged = failure_result is not None
         self.timed = circuit.timed
+        self.watched = self.timed or self.judged
         self.slow_after = math.inf if circuit.slow_call_seconds is None else circuit.slow_call_seconds
 
 
@@ -347,21 +358,20 @@ class CircuitBreaker(Guard):
                 raise CircuitBreakerOpen(self.name, left, circuit.last_error)
             return await self._try(func, args, kwargs)
         self._started += 1
-        timed = settings.timed
-        began = settings.monotonic() if timed else _UNTIMED
+        watched = settings.watched
+        began = settings.monotonic() if watched else _UNTIMED
         try:
             result = func(*args, **kwargs) if kwargs else func(*args) if args else func()  # cheaper than unpacking
             if type(result) is CoroutineType or is_awaitable(result):
                 result = await result
         except BaseException as error:
-            self._settled(door, began, self.verdict(error), error)
+            self._settled(door, began if settings.timed else _UNTIMED, self.verdict(error), error)
             raise
-        if settings.judged:
-            self._returned(door, began, result)
+        if watched and (settings.judged or settings.monotonic() - began > settings.slow_after):
+            self._returned(door, began if settings.timed else _UNTIMED, result)
             return result
-        slow = timed and settings.monotonic() - began > settings.slow_after
         # From here to a return nothing is called: see `Circuit.door`.
-        if not slow and door == circuit.door and not circuit.failures:
+        if door == circuit.door and not circuit.failures:
             window = circuit.window
             if window is None:
                 self._ok += 1

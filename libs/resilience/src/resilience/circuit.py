@@ -257,7 +257,8 @@ class Circuit:
         The shell takes three steps without its lock: it counts a call that goes in, a success that changes nothing
         else, and a rejection. They are straight-line code that calls nothing, in which CPython with its global lock
         does not switch threads (it does so where functions begin, at calls and at loops), and does not collect
-        garbage, as they make no containers. Without the global lock the door is always -1.
+        garbage, as they make no containers (a tracer or debugger in Python may come between). Without the global lock
+        the door is always -1.
         """
         self.shut_until = 0.0
         """While open, when a trial may happen at the earliest, for whoever finds the door shut; 0 says: ask `tick`."""

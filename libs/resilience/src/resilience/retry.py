@@ -33,7 +33,6 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeVar, overload
 
 from resilience.ambient import RANDOM, TESTING
 from resilience.backoff import Backoff, check_attempts
-from resilience.backoff import RetrySchedule as RetrySchedule
 from resilience.classify import ERRORS, Category, ErrorTable, never_began
 from resilience.clock import SYSTEM_CLOCK, Clock
 from resilience.deadline import current_deadline
@@ -449,37 +448,6 @@ class AttemptsSync(_Block):
             raise StopIteration
         self._retry._block(wait)
         return self
-
-
-async def retry(
-    func: Callable[[], Awaitable[T]],
-    *,
-    retry_on: Callable[[Exception], bool],
-    attempts: int | None = None,
-    schedule: RetrySchedule | None = None,
-    clock: Clock = SYSTEM_CLOCK,
-) -> T:
-    """Call `func` until it succeeds, raises something else, or the schedule or the current deadline ends.
-
-    `Retry` for one call, by the schedule alone: no error's `Retry-After` makes a wait longer. `attempts` is short for a
-    schedule with that many attempts.
-
-    Raises:
-        Exception: the last attempt's error, the same object. Cancellation is never retried.
-    """
-    if schedule is None:
-        schedule = RetrySchedule() if attempts is None else RetrySchedule(attempts=attempts)
-    elif attempts is not None:
-        raise ValueError("give attempts or schedule, not both")
-    guard = Retry(
-        attempts=schedule.attempts,
-        backoff=schedule.backoff,
-        retry_on=retry_on,
-        honour_retry_after=False,
-        clock=clock,
-        random=schedule.random,
-    )
-    return await guard.call(func)
 
 
 def _predicate(retry_on: RetryOn | None) -> Callable[[Exception], bool] | None:
