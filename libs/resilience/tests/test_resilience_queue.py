@@ -581,3 +581,10 @@ async def test_the_watch_has_waiting_writes_drained_while_the_circuit_is_closed(
         task.cancel()
     await asyncio.gather(watch, drain, return_exceptions=True)
     assert world.clock.pending == 0
+
+
+async def test_while_the_target_is_away_what_another_instance_has_queued_is_seen_at_once() -> None:
+    world = Writing()
+    world.store.entries = [entry(0)]
+    world.policy.breaker.force_open()
+    assert [one.id for one in await world.writer.pending("e")] == ["o0"]

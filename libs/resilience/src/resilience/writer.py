@@ -171,8 +171,12 @@ class DurableWriter:
         return record
 
     async def pending(self, entity: str) -> Sequence[Operation]:
-        """The entity's accepted writes that are not applied yet; empty when the queue cannot be asked."""
-        if not self._depth:
+        """The entity's accepted writes that are not applied yet; empty when the queue cannot be asked.
+
+        While the target works the queue is asked only if it was seen to hold something in the last second; otherwise
+        another instance may have queued a write a moment ago.
+        """
+        if not self._depth and self._policy.breaker.state is CircuitState.CLOSED:
             return []
         with contextlib.suppress(QueueUnavailable):
             return await self._store.waiting(entity)
