@@ -139,12 +139,10 @@ async def descend(
                 raise
             tried(rung.name, _failed(rung, error, failure))
             continue
-        if value is MISSING:
-            tried(rung.name, _missing(rung, failure))
-            continue
-        tried(rung.name, "success")
-        served = value if isinstance(value, Served) else Served(value)
-        return served.also(degradation(rung.name))
+        if value is not MISSING:
+            tried(rung.name, "success")
+            return _marked(value, degradation(rung.name))
+        tried(rung.name, _missing(rung, failure))
     try:
         raise failure
     finally:
@@ -168,16 +166,19 @@ def descend_sync(
                 raise
             tried(rung.name, _failed(rung, error, failure))
             continue
-        if value is MISSING:
-            tried(rung.name, _missing(rung, failure))
-            continue
-        tried(rung.name, "success")
-        served = value if isinstance(value, Served) else Served(value)
-        return served.also(degradation(rung.name))
+        if value is not MISSING:
+            tried(rung.name, "success")
+            return _marked(value, degradation(rung.name))
+        tried(rung.name, _missing(rung, failure))
     try:
         raise failure
     finally:
         del failure
+
+
+def _marked(value: Served[T] | T, by: Degradation) -> Served[T]:
+    served = value if isinstance(value, Served) else Served(value)
+    return served.also(by)
 
 
 def _failed(rung: Rung[Any], error: Exception, failure: Exception) -> RungOutcome:
