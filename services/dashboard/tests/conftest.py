@@ -33,7 +33,9 @@ async def database(servers: Stack) -> AsyncIterator[Database]:
     """An empty database."""
     database = Database(servers.database_url("dashboard"))
     await database.open()
-    await database.fetch("TRUNCATE users, operations")
+    await database.fetch(
+        "TRUNCATE users, operations, ended_sessions, rooms, calls, call_members, reports, pricing_zones"
+    )
     yield database
     await database.close()
 

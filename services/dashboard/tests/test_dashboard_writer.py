@@ -14,12 +14,14 @@ from redis.asyncio import Redis
 from dashboard.degradation import POSTGRES, REDIS_QUEUE
 from dashboard.model import User, UserUnknown
 from dashboard.outbound import postgres
-from dashboard.outbound.copies import UserCopies
+from dashboard.outbound.copies import CopyStore, UserCopies
 from dashboard.outbound.passwords import Argon2Hasher
 from dashboard.outbound.postgres import Database
 from dashboard.outbound.queue_target import UserQueueTarget
 from dashboard.outbound.users import PostgresUsers
+from dashboard.ports import Users
 from dashboard.usecases.accounts import Accounts, Queued
+from dashboard.usecases.reads import Reads
 from resilience import (
     SYSTEM_CLOCK,
     Accepted,
@@ -115,8 +117,9 @@ async def test_a_write_that_cannot_be_applied_is_no_promise(
 ) -> None:
     """The account vanished during the outage: the author of the next change hears that, not that it is queued."""
     memory = MemoryCache(1_000_000, 60)
-    copies = UserCopies(redis_client, world.policy.call, memory, SYSTEM_CLOCK)
-    accounts = Accounts(world.users, copies, world.policy, world.writer, Argon2Hasher(), key_secret=b"k")
+    copies = UserCopies(CopyStore(redis_client, world.policy.call, memory, SYSTEM_CLOCK))
+    reads: Reads[Users] = Reads(world.policy, world.users)
+    accounts = Accounts(world.users, reads, copies, world.policy, world.writer, Argon2Hasher(), key_secret=b"k")
     world.policy.breaker.force_open()
     assert isinstance((await accounts.change(user_id, user_id, {"display_name": "queued"}, None)).value, Queued)
     await database.fetch("DELETE FROM users WHERE id = $1", user_id)

@@ -24,7 +24,7 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 class RequestContext:
     """The state of one request. Mutable on purpose: work in child tasks adds to the same list."""
 
-    __slots__ = ("bearer", "degradations", "error", "rearm", "request_id", "trace_id", "traceparent")
+    __slots__ = ("bearer", "degradations", "error", "headers", "rearm", "request_id", "trace_id", "traceparent")
 
     def __init__(self, request_id: str, bearer: str = "", traceparent: str = "") -> None:
         self.request_id = request_id
@@ -32,6 +32,7 @@ class RequestContext:
         self.traceparent = traceparent
         self.trace_id = traceparent[3:35] if traceparent else ""
         self.degradations: list[Degradation] = []
+        self.headers: list[tuple[bytes, bytes]] | None = None  # for the answer, whatever it will be
         self.error = ""  # the reason of the failed answer, for metrics
         self.rearm: Callable[[float | None], None] | None = None
 
@@ -85,6 +86,13 @@ def report(served: Served[T]) -> T:
     if served.degradations:
         degrade(*served.degradations)
     return served.value
+
+
+def add_header(name: str, value: str) -> None:
+    """A header of the answer to the current HTTP request, also of a failed one. ASCII only."""
+    state = _current.get()
+    if state is not None:
+        state.headers = [*(state.headers or ()), (name.encode("ascii").lower(), value.encode("ascii"))]
 
 
 def allow(seconds: float | None) -> None:

@@ -1,4 +1,4 @@
-"""What AI Core knows: agents and conversations as plain values, their limits, and the errors of its domain.
+"""What AI Core knows: agents, conversations and memories as plain values, their limits, and the errors of its domain.
 
 Every text is checked here, whichever door it came through: PostgreSQL stores neither NUL nor half of a surrogate pair,
 and a limit that only one of two doors keeps is none.
@@ -9,18 +9,28 @@ import binascii
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, Protocol, TypeVar
+
+T = TypeVar("T")
 
 NAME_LIMIT = 100
 PROMPT_LIMIT = 20_000
 MODEL_LIMIT = 100
 MESSAGE_LIMIT = 20_000
 KEY_LIMIT = 255
+MEMORY_LIMIT = 10_000
+TAG_LIMIT = 50
+TAGS_PER_MEMORY = 20
+QUERY_LIMIT = 500
+TRANSLATION_LIMIT = 10_000
+SPEECH_LIMIT = 4_000
+VOICE_LIMIT = 50
 PAGE_LIMIT = 100
 DEFAULT_PAGE = 50
 
 AGENTS_PER_OWNER = 1_000
 CONVERSATIONS_PER_AGENT = 100
+MEMORIES_PER_OWNER = 10_000
 HISTORY_TURNS = 20
 """Turns of a conversation that are kept and sent along, newest last."""
 HISTORY_CHARACTERS = 40_000
@@ -28,7 +38,12 @@ HISTORY_CHARACTERS = 40_000
 MODEL_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*"
 VISIBLE_PATTERN = r"[^\x00]*[^\x00-\x20\x7f-\xa0][^\x00]*"
 """A text without NUL that has more than spaces and control characters in it."""
+LANGUAGE_PATTERN = r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}"
+"""A language tag: the part of BCP 47 (RFC 5646) that language, script, region and one variant need."""
+VOICE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _MODEL = re.compile(MODEL_PATTERN)
+_LANGUAGE = re.compile(LANGUAGE_PATTERN)
+_VOICE = re.compile(VOICE_PATTERN)
 _VISIBLE = re.compile(VISIBLE_PATTERN)
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _LATEST_MICROSECOND = 253_402_300_800_000_000  # the year 10000, where datetime ends
@@ -79,10 +94,59 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """A stretch of an owner's agents, newest first; an empty ``next_cursor`` is the end."""
+class Memory:
+    """A text that somebody wants remembered; found by full text only while its embedding is pending."""
 
-    items: list[Agent]
+    id: str
+    owner_id: str
+    text: str
+    tags: tuple[str, ...]
+    embedding: Literal["pending", "ready"]
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A memory that was found; ``score`` from 0 to 1, comparable within one answer."""
+
+    memory: Memory
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found, best first, and how it was searched."""
+
+    matches: list[Match]
+    search: Literal["semantic", "full-text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """A text in another language, or the original one when nobody could translate; then ``provider`` is empty."""
+
+    text: str
+    translated: bool
+    provider: str = ""
+    model: str = ""
+    simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """What was to be spoken; ``audio`` is None when nobody could speak it."""
+
+    text: str
+    audio: bytes | None = None
+    content_type: str = ""
+    provider: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A stretch of an owner's things, newest first; an empty ``next_cursor`` is the end."""
+
+    items: list[T]
     next_cursor: str = ""
 
 
@@ -102,16 +166,38 @@ class AgentUnknown(DomainError):
     """There is no such agent, or it is somebody else's."""
 
 
+class MemoryUnknown(DomainError):
+    """There is no such memory, or it is somebody else's."""
+
+
 class KeyReused(DomainError):
-    """The idempotency key was used before for another agent, or for one that is deleted by now."""
+    """The idempotency key was used before: for another request, for something deleted by now, or it was abandoned."""
+
+
+class IdTaken(DomainError):
+    """The id that the caller chose belongs to something else."""
 
 
 class TooManyAgents(DomainError):
     """The owner has as many agents as one may have."""
 
 
+class TooManyMemories(DomainError):
+    """The owner has as many memories as one may have."""
+
+
 class RequestRefused(DomainError):
     """The provider refused the request itself: it would be refused again. The text is safe to show."""
+
+
+class Listed(Protocol):
+    """What a list is ordered by."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def created_at(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +208,9 @@ class Cursor:
     id: str
 
     @classmethod
-    def after(cls, agent: Agent) -> "Cursor":
-        """The place right after an agent."""
-        return cls(round(agent.created_at * 1_000_000), agent.id)
+    def after(cls, item: Listed) -> "Cursor":
+        """The place right after an item."""
+        return cls(round(item.created_at * 1_000_000), item.id)
 
     @classmethod
     def parse(cls, text: str) -> "Cursor | None":
@@ -132,13 +218,13 @@ class Cursor:
         if not text:
             return None
         try:
-            created, _, agent_id = base64.urlsafe_b64decode(text.encode("ascii")).decode("ascii").partition(":")
+            created, _, item_id = base64.urlsafe_b64decode(text.encode("ascii")).decode("ascii").partition(":")
         except (UnicodeError, binascii.Error):
             raise Invalid({"cursor": "is not a cursor of this list"}) from None
-        known = created.isascii() and created.isdigit() and len(created) < 20 and is_id(agent_id)
+        known = created.isascii() and created.isdigit() and len(created) < 20 and is_id(item_id)
         if not known or int(created) >= _LATEST_MICROSECOND:
             raise Invalid({"cursor": "is not a cursor of this list"})
-        return cls(int(created), agent_id)
+        return cls(int(created), item_id)
 
     def __str__(self) -> str:
         return base64.urlsafe_b64encode(f"{self.created_us}:{self.id}".encode()).decode()
@@ -157,12 +243,45 @@ def checked(texts: Mapping[str, str]) -> dict[str, str]:
     return dict(texts)
 
 
+def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """The tags, each once, in order. Raises Invalid."""
+    unique = tuple(dict.fromkeys(tags))
+    if len(unique) > TAGS_PER_MEMORY:
+        raise Invalid({"tags": f"must be at most {TAGS_PER_MEMORY}"})
+    for tag in unique:
+        if problem := _problem("tag", tag):
+            raise Invalid({"tags": f"each {problem}"})
+    return unique
+
+
+def chosen_id(text: str) -> str:
+    """The id that the caller chose, or a new one when that is empty. Raises Invalid."""
+    if not text:
+        return str(uuid.uuid4())
+    if not is_id(text):
+        raise Invalid({"id": "must be a UUID in lower case"})
+    return text
+
+
+def page_of(found: Sequence[T], size: int, after: Callable[[T], Cursor]) -> Page[T]:
+    """A page of ``size`` from one item more than that, if there are as many."""
+    items = list(found[:size])
+    return Page(items, str(after(items[-1])) if len(found) > size else "")
+
+
 _LIMITS = {
     "name": (1, NAME_LIMIT),
     "system_prompt": (0, PROMPT_LIMIT),
     "model": (0, MODEL_LIMIT),
     "message": (1, MESSAGE_LIMIT),
     "idempotency_key": (0, KEY_LIMIT),
+    "memory": (1, MEMORY_LIMIT),
+    "tag": (1, TAG_LIMIT),
+    "query": (1, QUERY_LIMIT),
+    "translation": (1, TRANSLATION_LIMIT),
+    "speech": (1, SPEECH_LIMIT),
+    "language": (1, 35),
+    "voice": (0, VOICE_LIMIT),
 }
 
 

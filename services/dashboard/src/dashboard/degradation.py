@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from resilience import Priority, Row
 
+POSTGRES_STANDBY = "postgres-standby"
 REDIS_CACHE = "redis-cache"
 MEMORY_CACHE = "memory-cache"
 REDIS_QUEUE = "redis-queue"
 MEMORY_SESSIONS = "memory-sessions"
+EVENT_BUFFER = "event-buffer"
 
 QUEUED_TEXT = "Service temporarily unavailable. Your change is saved and will be applied."
 
@@ -22,9 +24,10 @@ POSTGRES = Row(
     max_failures=5,
     open_seconds=60,
     call_timeout=1.0,
-    fallbacks=(REDIS_CACHE, MEMORY_CACHE, REDIS_QUEUE),
-    promise="Reads are answered from the Redis copy, then the process's own, marked stale and showing the reader's own "
-    "queued writes as pending; writes are queued and answered 503 with queued: true, or 202 when asked for.",
+    fallbacks=(POSTGRES_STANDBY, REDIS_CACHE, MEMORY_CACHE, REDIS_QUEUE),
+    promise="Reads are answered by the standby when there is one, then from the Redis copy, then the process's own, "
+    "marked stale and showing the reader's own queued writes as pending; writes are queued and answered 503 with "
+    "queued: true, or 202 when asked for.",
     recovery="A probe finds the database within about a second of its return; the queue is drained in order per "
     "entity, then the copies are refreshed.",
     data_loss="low (queued)",
@@ -86,4 +89,43 @@ WEBRTC = Row(
     user_text="Video calling temporarily unavailable",
 )
 
-ROWS: tuple[Row, ...] = (POSTGRES, REDIS, AI_CORE, WEBRTC)
+EVENT_STREAM = Row(
+    id="dashboard.event_stream",
+    label="D5",
+    service="dashboard",
+    dependency="kafka",
+    title="event stream (Kafka)",
+    priority=Priority.P2,
+    impact="low",
+    max_failures=5,
+    open_seconds=30,
+    call_timeout=2.0,
+    fallbacks=(EVENT_BUFFER,),
+    promise="Nobody notices: events wait in this process, 10,000 of them for 5 minutes at most; each instance's live "
+    "page shows its own events only.",
+    recovery="A probe finds the broker within about a second of its return; what waited is sent in order, in batches "
+    "of 100. An event that is refused 5 times goes to the dead letters.",
+    data_loss="medium (bounded buffer)",
+    user_text="Live updates may be incomplete",
+)
+
+STANDBY = Row(
+    id="dashboard.standby",
+    label="D6",
+    service="dashboard",
+    dependency="standby",
+    title="PostgreSQL standby",
+    priority=Priority.P1,
+    impact="medium",
+    max_failures=3,
+    open_seconds=30,
+    call_timeout=1.0,
+    fallbacks=(REDIS_CACHE, MEMORY_CACHE),
+    promise="Noticed only while PostgreSQL is away as well: reads then fall to the copies of row D1. Without a "
+    "configured standby this row does not exist.",
+    recovery="A probe finds the standby within about a second of its return.",
+    data_loss="none",
+    user_text="Data may be outdated",
+)
+
+ROWS: tuple[Row, ...] = (POSTGRES, REDIS, AI_CORE, WEBRTC, EVENT_STREAM, STANDBY)

@@ -5,10 +5,13 @@ A method may raise its dependency's own errors; the policy of the row, wired aro
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
 
 from dashboard.model import Agent, Credentials, Page, Reply, Room, RoomTicket, Session, User
-from resilience import Operation, OperationRecord, Served
+from resilience import Operation, OperationRecord, Rung, Served
+
+T = TypeVar("T")
 
 
 class Users(Protocol):
@@ -45,6 +48,14 @@ class Users(Protocol):
         ...
 
 
+class Standby(Protocol):
+    """The standby of PostgreSQL (row D6, dashboard.standby)."""
+
+    def rung(self, read: Callable[[], Awaitable[T]]) -> Rung[T]:
+        """The step of a ladder that reads there; what it serves says how old it is by the replication position."""
+        ...
+
+
 class Copies(Protocol):
     """Last known good copies of users, for the time without a database."""
 
@@ -58,12 +69,12 @@ class Copies(Protocol):
         """Drops the copies of a deleted account; best effort."""
         ...
 
-    async def shared(self, user_id: str) -> tuple[User, float] | None:
-        """The copy in Redis and the unix time it was read from the database."""
+    def rungs(self, user_id: str) -> tuple[Rung[User], Rung[User]]:
+        """The steps of a ladder that serve a copy: from Redis, then from this process's memory."""
         ...
 
     def local(self, user_id: str) -> tuple[User, float] | None:
-        """The copy in this process's memory."""
+        """The copy in this process's memory, and the unix time it was read from the database."""
         ...
 
     async def login(self, email: str) -> tuple[Credentials, User] | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from service_kit.settings import Port, PositiveSeconds, ServiceSettings
+from service_kit.settings import CommaList, Port, PositiveSeconds, ServiceSettings, Url
 
 HostPort = Annotated[str, Field(pattern=r"^[^\s/]+:\d{1,5}$")]
 _AROUND_CHAT = 1.0
@@ -19,6 +19,11 @@ class Settings(ServiceSettings):
 
     http_port: Port = 8080
     grpc_port: Port = 9080
+
+    database_replica_url: Url = Field(default=None, repr=False)
+    """A streaming standby of the database; without it row D6 does not exist."""
+    kafka_bootstrap_servers: CommaList = ()
+    """HOST:PORT[,HOST:PORT]; without it no events are published and row D5 does not exist."""
 
     ai_core_grpc: HostPort = "127.0.0.1:9081"
     webrtc_grpc: HostPort = "127.0.0.1:9082"
@@ -34,6 +39,11 @@ class Settings(ServiceSettings):
         if not value or not value.startswith(("postgres://", "postgresql://", "postgresql+asyncpg://")):
             raise PydanticCustomError("database_url", "expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
         return value
+
+    @field_validator("database_replica_url")
+    @classmethod
+    def _a_database(cls, value: str | None) -> str | None:
+        return None if value is None else cls._needs_database(value)
 
     @field_validator("redis_url")
     @classmethod

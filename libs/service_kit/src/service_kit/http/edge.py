@@ -222,6 +222,8 @@ class Exchange:
             self.rearm(None)
         headers += SECURITY_HEADERS
         headers.append((b"x-request-id", self._state.request_id.encode("ascii")))
+        if self._state.headers:
+            headers += self._state.headers
         if self._state.degradations:
             present = {name for name, _ in headers}
             found = ((name.encode(), value.encode("latin-1")) for name, value in fields(self._state.degradations))

@@ -1,7 +1,7 @@
-"""Copies of users for the time without a database: in Redis, shared by the instances, and in this process.
+"""Last known good copies for the time without their source: in Redis, shared by the instances, and in this process.
 
-A copy in Redis starts with the row's revision, and only a newer or equal revision may replace it. Copies are written
-behind, in batches, and only when the one in Redis is old: a write per read would cost a quarter of the reads.
+A copy in Redis starts with its version, and only a newer or equal version may replace it. Copies are written behind, in
+batches, and only when the one in Redis is old: a write per read would cost a quarter of the reads.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 import redis.asyncio as redis
 
+from dashboard.degradation import MEMORY_CACHE, REDIS_CACHE
 from dashboard.model import Credentials, User
-from resilience import Clock, MemoryCache
+from dashboard.outbound import reading
+from resilience import MISSING, Clock, MemoryCache, Missing, Rung, Served
 from service_kit.redis_client import AWAY
 
 T = TypeVar("T")
 Call = Callable[[Callable[[], Awaitable[T]]], Awaitable[T]]
 
-# ARGV ttl, then per KEYS[i] a copy: kept unless the one there has a higher revision
+# ARGV ttl, then per KEYS[i] a copy: kept unless the one there has a higher version
 _PUT = """
 for i, key in ipairs(KEYS) do
   local there = redis.call('GETRANGE', key, 0, 19)
@@ -36,32 +38,20 @@ _MAX_BEHIND = 10_000
 _FLUSH_SECONDS = 0.05
 
 
-def _key(user_id: str) -> str:
-    return f"copy:user:{user_id}"
+class Copy(NamedTuple):
+    """A value as plain JSON data, when it was read from its source (unix seconds), and its version."""
+
+    value: Any
+    as_of: float
+    version: int
 
 
-def _credentials_key(email: str) -> str:
-    return f"copy:credentials:{hashlib.sha256(email.encode()).hexdigest()}"
+class CopyStore:
+    """Versioned copies by key. ``ttl`` and ``refresh_after`` in seconds; ``call`` is the policy of Redis.
 
-
-def _encode(user: User, as_of: float) -> bytes:
-    return b"%d " % user.revision + orjson.dumps([as_of, user])
-
-
-def _revision(copy: bytes) -> int:
-    return int(copy[: copy.index(b" ")])
-
-
-def _decode(copy: bytes) -> tuple[User, float] | None:
-    """None for a copy that another version of the service wrote and this one cannot read."""
-    with contextlib.suppress(orjson.JSONDecodeError, TypeError, ValueError, IndexError):
-        as_of, fields = orjson.loads(copy[copy.index(b" ") + 1 :])
-        return User(**fields), float(as_of)
-    return None
-
-
-class UserCopies:
-    """See the port. ``ttl`` and ``refresh_after`` in seconds; ``call`` is the policy of Redis."""
+    ``stretch`` says by how much copies in memory live longer at this moment (1: not at all): a degraded service keeps
+    what it has.
+    """
 
     def __init__(
         self,
@@ -74,6 +64,7 @@ class UserCopies:
         refresh_after: float = 60.0,
         shared: bool = True,
         local: bool = True,
+        stretch: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._client = client
         self._call = call
@@ -83,26 +74,74 @@ class UserCopies:
         self._refresh_after = refresh_after
         self._enabled = shared
         self._local = local
+        self._stretch = stretch
         self._put = client.register_script(_PUT)
         self._behind: OrderedDict[str, bytes] = OrderedDict()
         self._fresh: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._flushing = asyncio.Lock()
 
-    def keep(self, user: User) -> None:
-        """See the port."""
-        copy = _encode(user, self._clock.time())
-        if self._local:
-            self._memory.set(user.id, copy)
-        now = self._clock.monotonic()
-        revision, due = self._fresh.get(user.id, (-1, 0.0))
-        if self._enabled and (revision != user.revision or now >= due):
-            _bounded_set(self._fresh, user.id, (user.revision, now + self._refresh_after))
-            _bounded_set(self._behind, _key(user.id), copy)
+    def keep(self, key: str, value: Any, version: int | None = None) -> None:
+        """Takes note of a value fresh from its source; cheap, writes behind. ``value``: anything that orjson writes.
 
-    def keep_credentials(self, email: str, credentials: Credentials) -> None:
-        """See the port. Credentials do not change, so any copy is as good as another."""
-        if self._enabled:
-            _bounded_set(self._behind, _credentials_key(email), b"0 " + orjson.dumps(credentials))
+        ``version``: a whole number that grows with every change; the moment itself (microseconds) when None.
+        """
+        as_of = self._clock.time()
+        version = int(as_of * 1e6) if version is None else version
+        copy = b"%d " % version + orjson.dumps([as_of, value])
+        if self._local:
+            self._memory.set(key, copy, self._memory.ttl * self._stretch())
+        now = self._clock.monotonic()
+        known, due = self._fresh.get(key, (-1, 0.0))
+        if self._enabled and (known != version or now >= due):
+            _bounded_set(self._fresh, key, (version, now + self._refresh_after))
+            _bounded_set(self._behind, _name(key), copy)
+
+    async def shared(self, key: str) -> Copy | None:
+        """The copy in Redis, or one that is on its way there. Raises what the policy of Redis raises."""
+        if not self._enabled:
+            return None
+        name = _name(key)
+        copy: bytes | None = await self._call(lambda: self._client.get(name))
+        behind = self._behind.get(name)
+        if copy is not None and behind is not None:
+            copy = max(copy, behind, key=_version)
+        return _decode(copy or behind)
+
+    def local(self, key: str) -> Copy | None:
+        """The copy in this process's memory."""
+        return _decode(self._memory.get(key))
+
+    async def any(self, key: str) -> Copy | None:
+        """The copy in Redis, else the one in memory; never raises for an absent Redis."""
+        with contextlib.suppress(*AWAY):
+            if found := await self.shared(key):
+                return found
+        return self.local(key)
+
+    def rungs(self, key: str, read: Callable[[Any], T | None]) -> tuple[Rung[T], Rung[T]]:
+        """The two steps of a ladder that serve a copy: from Redis, then from memory. ``read`` makes the value of the
+        plain data; None from it means that the copy cannot be used."""
+
+        def served(copy: Copy | None) -> Served[T] | Missing:
+            value = None if copy is None else read(copy.value)
+            return MISSING if copy is None or value is None else Served(value, as_of=copy.as_of)
+
+        async def from_redis(_: BaseException) -> Any:
+            return served(await self.shared(key))
+
+        async def from_memory(_: BaseException) -> Any:
+            return served(self.local(key))
+
+        return Rung(REDIS_CACHE, from_redis), Rung(MEMORY_CACHE, from_memory)
+
+    async def forget(self, *keys: str) -> None:
+        """Drops copies of what is gone; best effort."""
+        for key in keys:
+            self._memory.delete(key)
+            self._behind.pop(_name(key), None)
+            self._fresh.pop(key, None)
+        with contextlib.suppress(*AWAY):
+            await self._call(lambda: self._client.delete(*map(_name, keys)))
 
     async def flush_forever(self) -> None:
         """Writes behind until cancelled."""
@@ -125,12 +164,12 @@ class UserCopies:
         batch = [self._behind.popitem(last=False) for _ in range(min(_BATCH, len(self._behind)))]
         if not batch:
             return True
-        keys, copies = [key for key, _ in batch], [copy for _, copy in batch]
+        names, copies = [name for name, _ in batch], [copy for _, copy in batch]
         try:
-            await self._call(lambda: self._put(keys=keys, args=[self._ttl, *copies]))
+            await self._call(lambda: self._put(keys=names, args=[self._ttl, *copies]))
         except AWAY:
-            for key, copy in batch:
-                self._behind.setdefault(key, copy)
+            for name, copy in batch:
+                self._behind.setdefault(name, copy)
             return False
         return True
 
@@ -138,41 +177,72 @@ class UserCopies:
         """Forgets which copies Redis has: it may have come back without them."""
         self._fresh.clear()
 
+
+class UserCopies:
+    """See the port: accounts under their revision, and what a login is checked against."""
+
+    def __init__(self, store: CopyStore) -> None:
+        self._store = store
+
+    def keep(self, user: User) -> None:
+        """See the port."""
+        self._store.keep(_user(user.id), user, user.revision)
+
+    def keep_credentials(self, email: str, credentials: Credentials) -> None:
+        """See the port. Credentials do not change, so any copy is as good as another."""
+        self._store.keep(_credentials(email), credentials, 0)
+
     async def forget(self, user_id: str) -> None:
         """See the port."""
-        self._memory.delete(user_id)
-        self._behind.pop(_key(user_id), None)
-        self._fresh.pop(user_id, None)
-        with contextlib.suppress(*AWAY):
-            await self._call(lambda: self._client.delete(_key(user_id)))
+        await self._store.forget(_user(user_id))
 
-    async def _get(self, key: str) -> bytes | None:
-        if not self._enabled:
-            return None
-        copy: bytes | None = await self._call(lambda: self._client.get(key))
-        behind = self._behind.get(key)
-        if copy is None or behind is None:
-            return copy or behind
-        return max(copy, behind, key=_revision)
-
-    async def shared(self, user_id: str) -> tuple[User, float] | None:
+    def rungs(self, user_id: str) -> tuple[Rung[User], Rung[User]]:
         """See the port."""
-        copy = await self._get(_key(user_id))
-        return _decode(copy) if copy else None
+        return self._store.rungs(_user(user_id), reading.user_copy)
 
     def local(self, user_id: str) -> tuple[User, float] | None:
         """See the port."""
-        copy = self._memory.get(user_id)
-        return _decode(copy) if copy else None
+        return _read(self._store.local(_user(user_id)))
 
     async def login(self, email: str) -> tuple[Credentials, User] | None:
         """See the port."""
-        copy = await self._get(_credentials_key(email))
-        if copy is None:
+        copy = await self._store.any(_credentials(email))
+        credentials = reading.credentials_copy(copy.value) if copy else None
+        if credentials is None:
             return None
-        credentials = Credentials(**orjson.loads(copy[2:]))
-        found = await self.shared(credentials.user_id) or self.local(credentials.user_id)
+        found = _read(await self._store.any(_user(credentials.user_id)))
         return (credentials, found[0]) if found else None
+
+
+def _user(user_id: str) -> str:
+    return f"user:{user_id}"
+
+
+def _credentials(email: str) -> str:
+    return f"credentials:{hashlib.sha256(email.encode()).hexdigest()}"
+
+
+def _read(copy: Copy | None) -> tuple[User, float] | None:
+    user = reading.user_copy(copy.value) if copy else None
+    return (user, copy.as_of) if copy and user else None
+
+
+def _name(key: str) -> str:
+    return f"copy:{key}"
+
+
+def _version(copy: bytes) -> int:
+    return int(copy[: copy.index(b" ")])
+
+
+def _decode(copy: bytes | None) -> Copy | None:
+    """None also for a copy that another version of the service wrote and this one cannot read."""
+    if copy is None:
+        return None
+    with contextlib.suppress(orjson.JSONDecodeError, TypeError, ValueError):
+        as_of, value = orjson.loads(copy[copy.index(b" ") + 1 :])
+        return Copy(value, float(as_of), _version(copy))
+    return None
 
 
 def _bounded_set(mapping: OrderedDict[str, T], key: str, value: T) -> None:

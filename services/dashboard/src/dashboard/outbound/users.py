@@ -7,10 +7,13 @@ import binascii
 import json
 import time
 import uuid
+from collections.abc import Iterable
+from typing import Any
 
 import asyncpg
 
 from dashboard.model import Credentials, CursorInvalid, EmailTaken, KeyReused, Page, User, UserUnknown, WriteFailed
+from dashboard.outbound import reading
 from dashboard.outbound.postgres import Database
 from resilience import Operation, OperationRecord, OperationStatus
 
@@ -41,9 +44,15 @@ _DELETE = f"""WITH {_FENCE} DELETE FROM users u
 _FENCED = "SELECT kind, entity, owner, fingerprint, error FROM operations WHERE id = $1"
 
 
-def user_of(row: asyncpg.Record) -> User:
-    """Reads a row of COLUMNS."""
-    return User(*row)
+_FIELDS = ("id", "email", "display_name", "role", "created_at", "updated_at", "revision")
+
+
+def user_of(row: Iterable[Any]) -> User:
+    """Reads a row that begins with COLUMNS; the id is the primary key."""
+    found = reading.user(dict(zip(_FIELDS, row, strict=False)))
+    if found is None:
+        raise UserUnknown
+    return found
 
 
 def _fence_of(operation: Operation) -> tuple[str, str, str, str, str]:
@@ -72,9 +81,8 @@ class PostgresUsers:
         row = await self._database.fetchrow(_LOGIN, email)
         if row is None:
             return None
-        *columns, password_hash = row
-        user = User(*columns)
-        return Credentials(user.id, password_hash, user.role), user
+        user = user_of(row)
+        return Credentials(user.id, row["password_hash"] or "", user.role), user
 
     async def page(self, limit: int, cursor: str | None) -> Page[User]:
         """Accounts in order of creation. Raises CursorInvalid."""

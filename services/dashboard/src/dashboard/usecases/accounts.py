@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from dashboard.degradation import MEMORY_CACHE, REDIS_CACHE, REDIS_QUEUE
+from dashboard.degradation import REDIS_QUEUE
 from dashboard.model import (
     Credentials,
     DomainError,
@@ -23,14 +23,13 @@ from dashboard.model import (
     WriteFailed,
 )
 from dashboard.ports import Copies, Hasher, Users
+from dashboard.usecases.reads import Reads
 from resilience import (
-    MISSING,
     Accepted,
     DurableWriter,
     Operation,
     OperationStatus,
     RowPolicy,
-    Rung,
     Served,
     Written,
 )
@@ -71,6 +70,7 @@ class Accounts:
     def __init__(
         self,
         users: Users,
+        reads: Reads[Users],
         copies: Copies,
         policy: RowPolicy,
         writer: DurableWriter,
@@ -79,6 +79,7 @@ class Accounts:
         key_secret: bytes,
     ) -> None:
         self._users = users
+        self._reads = reads
         self._copies = copies
         self._policy = policy
         self._writer = writer
@@ -181,28 +182,26 @@ class Accounts:
         return _with_pending(served, [operation for operation in waiting if operation.owner == caller])
 
     async def _account(self, user_id: str) -> Served[User]:
-        return await self._policy.serve(
-            lambda: self._from_database(user_id),
-            Rung(REDIS_CACHE, lambda _: self._from_redis(user_id)),
-            Rung(MEMORY_CACHE, lambda _: self._from_memory(user_id)),
+        return await self._reads.serve(
+            lambda users: self._fresh(users, user_id),
+            *self._copies.rungs(user_id),
+            from_standby=lambda users: self._newest(users, user_id),
         )
 
-    async def _from_database(self, user_id: str) -> User:
-        user = await self._users.get(user_id)
+    async def _fresh(self, users: Users, user_id: str) -> User:
+        user = await users.get(user_id)
         self._copies.keep(user)
         return user
 
-    async def _from_redis(self, user_id: str) -> Any:
-        found = await self._copies.shared(user_id)
-        return Served(found[0], as_of=found[1]) if found else MISSING
-
-    async def _from_memory(self, user_id: str) -> Any:
-        found = self._copies.local(user_id)
-        return Served(found[0], as_of=found[1]) if found else MISSING
+    async def _newest(self, replica: Users, user_id: str) -> User:
+        """The standby's row, unless this process has seen a change that did not reach the standby."""
+        user = await replica.get(user_id)
+        copy = self._copies.local(user_id)
+        return copy[0] if copy and copy[0].revision > user.revision else user
 
     async def page(self, limit: int, cursor: str | None) -> Served[Page[User]]:
-        """All accounts, for administrators; only from the database. Raises CursorInvalid."""
-        return await self._policy.serve(lambda: self._users.page(limit, cursor))
+        """All accounts, for administrators; never from copies. Raises CursorInvalid."""
+        return await self._reads.serve(lambda users: users.page(limit, cursor))
 
 
 def _own(user_id: str, caller: str) -> None:

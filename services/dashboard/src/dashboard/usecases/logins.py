@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dashboard.degradation import REDIS_CACHE
-from dashboard.model import Credentials, Session, User, WrongLogin
+from dashboard.model import Credentials, Session, User, UserUnknown, WrongLogin
 from dashboard.ports import Copies, Hasher, LoginLimit, Sessions, Users
-from resilience import MISSING, RowPolicy, Rung, Served
+from dashboard.usecases.reads import Reads
+from resilience import MISSING, Rung, Served
 
 Found = tuple[Credentials, User] | None
 
@@ -30,9 +31,8 @@ class Logins:
 
     def __init__(
         self,
-        users: Users,
+        reads: Reads[Users],
         copies: Copies,
-        policy: RowPolicy,
         sessions: Sessions,
         limit: LoginLimit,
         hasher: Hasher,
@@ -40,9 +40,8 @@ class Logins:
         issue: Callable[[Session, int], str],
         session_seconds: int,
     ) -> None:
-        self._users = users
+        self._reads = reads
         self._copies = copies
-        self._policy = policy
         self._sessions = sessions
         self._limit = limit
         self._hasher = hasher
@@ -52,8 +51,10 @@ class Logins:
     async def login(self, email: str, password: str) -> Served[Login]:
         """Raises WrongLogin, TooManyLogins."""
         await self._limit.check(email)
-        found = await self._policy.serve(
-            lambda: self._from_database(email), Rung(REDIS_CACHE, lambda _: self._from_copy(email))
+        found = await self._reads.serve(
+            lambda users: self._from_database(users, email),
+            Rung(REDIS_CACHE, lambda _: self._from_copy(email)),
+            from_standby=lambda users: self._from_standby(users, email),
         )
         user = await self._verified(email, password, found.value)
         session = Session(secrets.token_urlsafe(24), user.id, user.role)
@@ -69,11 +70,18 @@ class Logins:
         await self._limit.failed(email)
         raise WrongLogin
 
-    async def _from_database(self, email: str) -> Found:
-        found = await self._users.login(email)
+    async def _from_database(self, users: Users, email: str) -> Found:
+        found = await users.login(email)
         if found:
             self._copies.keep_credentials(email, found[0])
             self._copies.keep(found[1])
+        return found
+
+    async def _from_standby(self, replica: Users, email: str) -> Found:
+        """An address that is not there may be too new for the standby: the copies know more, or the failure stands."""
+        found = await replica.login(email)
+        if found is None:
+            raise UserUnknown
         return found
 
     async def _from_copy(self, email: str) -> Any:

@@ -26,39 +26,81 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61uralink/ai/v1/ai.proto\x12\x0e\x61uralink.ai.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x01\n\x05\x41gent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\rsystem_prompt\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"a\n\x12\x43reateAgentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rsystem_prompt\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\";\n\x13\x43reateAgentResponse\x12$\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x15.auralink.ai.v1.Agent\"\x1d\n\x0fGetAgentRequest\x12\n\n\x02id\x18\x01 \x01(\t\"8\n\x10GetAgentResponse\x12$\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x15.auralink.ai.v1.Agent\"6\n\x11ListAgentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"O\n\x12ListAgentsResponse\x12$\n\x05items\x18\x01 \x03(\x0b\x32\x15.auralink.ai.v1.Agent\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\"k\n\x12UpdateAgentRequest\x12$\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x15.auralink.ai.v1.Agent\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\";\n\x13UpdateAgentResponse\x12$\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x15.auralink.ai.v1.Agent\" \n\x12\x44\x65leteAgentRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAgentResponse\"I\n\x0b\x43hatRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x03 \x01(\t\"\x91\x01\n\x0c\x43hatResponse\x12\r\n\x05reply\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x08\x12\x15\n\rfallback_from\x18\x05 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x06 \x01(\t\x12\x11\n\tsimulated\x18\x07 \x01(\x08\x32\xfd\x03\n\x0c\x41gentService\x12V\n\x0b\x43reateAgent\x12\".auralink.ai.v1.CreateAgentRequest\x1a#.auralink.ai.v1.CreateAgentResponse\x12M\n\x08GetAgent\x12\x1f.auralink.ai.v1.GetAgentRequest\x1a .auralink.ai.v1.GetAgentResponse\x12S\n\nListAgents\x12!.auralink.ai.v1.ListAgentsRequest\x1a\".auralink.ai.v1.ListAgentsResponse\x12V\n\x0bUpdateAgent\x12\".auralink.ai.v1.UpdateAgentRequest\x1a#.auralink.ai.v1.UpdateAgentResponse\x12V\n\x0b\x44\x65leteAgent\x12\".auralink.ai.v1.DeleteAgentRequest\x1a#.auralink.ai.v1.DeleteAgentResponse\x12\x41\n\x04\x43hat\x12\x1b.auralink.ai.v1.ChatRequest\x1a\x1c.auralink.ai.v1.ChatResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61uralink/ai/v1/ai.proto\x12\x0e\x61uralink.ai.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x01\n\x05\x41gent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\rsystem_prompt\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"m\n\x12\x43reateAgentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rsystem_prompt\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\n\n\x02id\x18\x05 \x01(\t\";\n\x13\x43reateAgentResponse\x12$\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x15.auralink.ai.v1.Agent\"\x1d\n\x0fGetAgentRequest\x12\n\n\x02id\x18\x01 \x01(\t\"8\n\x10GetAgentResponse\x12$\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x15.auralink.ai.v1.Agent\"6\n\x11ListAgentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"O\n\x12ListAgentsResponse\x12$\n\x05items\x18\x01 \x03(\x0b\x32\x15.auralink.ai.v1.Agent\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\"k\n\x12UpdateAgentRequest\x12$\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x15.auralink.ai.v1.Agent\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\";\n\x13UpdateAgentResponse\x12$\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x15.auralink.ai.v1.Agent\" \n\x12\x44\x65leteAgentRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAgentResponse\"I\n\x0b\x43hatRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x03 \x01(\t\"\x91\x01\n\x0c\x43hatResponse\x12\r\n\x05reply\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x08\x12\x15\n\rfallback_from\x18\x05 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x06 \x01(\t\x12\x11\n\tsimulated\x18\x07 \x01(\x08\".\n\x13\x41\x62\x61ndonAgentRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\"\x16\n\x14\x41\x62\x61ndonAgentResponse\"\x94\x01\n\x06Memory\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04tags\x18\x03 \x03(\t\x12\x32\n\tembedding\x18\x04 \x01(\x0e\x32\x1f.auralink.ai.v1.EmbeddingStatus\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"V\n\x13\x43reateMemoryRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0c\n\x04tags\x18\x02 \x03(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\n\n\x02id\x18\x04 \x01(\t\">\n\x14\x43reateMemoryResponse\x12&\n\x06memory\x18\x01 \x01(\x0b\x32\x16.auralink.ai.v1.Memory\"8\n\x13ListMemoriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"R\n\x14ListMemoriesResponse\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.auralink.ai.v1.Memory\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\"5\n\x15SearchMemoriesRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"\xa7\x01\n\x16SearchMemoriesResponse\x12=\n\x07matches\x18\x01 \x03(\x0b\x32,.auralink.ai.v1.SearchMemoriesResponse.Match\x12\x0e\n\x06search\x18\x02 \x01(\t\x1a>\n\x05Match\x12&\n\x06memory\x18\x01 \x01(\x0b\x32\x16.auralink.ai.v1.Memory\x12\r\n\x05score\x18\x02 \x01(\x01\"!\n\x13\x44\x65leteMemoryRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteMemoryResponse\"/\n\x14\x41\x62\x61ndonMemoryRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\"\x17\n\x15\x41\x62\x61ndonMemoryResponse\"R\n\x10TranslateRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x17\n\x0ftarget_language\x18\x02 \x01(\t\x12\x17\n\x0fsource_language\x18\x03 \x01(\t\"i\n\x11TranslateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x12\n\ntranslated\x18\x02 \x01(\x08\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x11\n\tsimulated\x18\x05 \x01(\x08\"+\n\x0cSpeakRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05voice\x18\x02 \x01(\t\"c\n\rSpeakResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x12\n\x05\x61udio\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\tB\x08\n\x06_audio*m\n\x0f\x45mbeddingStatus\x12 \n\x1c\x45MBEDDING_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45MBEDDING_STATUS_PENDING\x10\x01\x12\x1a\n\x16\x45MBEDDING_STATUS_READY\x10\x02\x32\xd8\x04\n\x0c\x41gentService\x12V\n\x0b\x43reateAgent\x12\".auralink.ai.v1.CreateAgentRequest\x1a#.auralink.ai.v1.CreateAgentResponse\x12M\n\x08GetAgent\x12\x1f.auralink.ai.v1.GetAgentRequest\x1a .auralink.ai.v1.GetAgentResponse\x12S\n\nListAgents\x12!.auralink.ai.v1.ListAgentsRequest\x1a\".auralink.ai.v1.ListAgentsResponse\x12V\n\x0bUpdateAgent\x12\".auralink.ai.v1.UpdateAgentRequest\x1a#.auralink.ai.v1.UpdateAgentResponse\x12V\n\x0b\x44\x65leteAgent\x12\".auralink.ai.v1.DeleteAgentRequest\x1a#.auralink.ai.v1.DeleteAgentResponse\x12\x41\n\x04\x43hat\x12\x1b.auralink.ai.v1.ChatRequest\x1a\x1c.auralink.ai.v1.ChatResponse\x12Y\n\x0c\x41\x62\x61ndonAgent\x12#.auralink.ai.v1.AbandonAgentRequest\x1a$.auralink.ai.v1.AbandonAgentResponse2\xdf\x03\n\rMemoryService\x12Y\n\x0c\x43reateMemory\x12#.auralink.ai.v1.CreateMemoryRequest\x1a$.auralink.ai.v1.CreateMemoryResponse\x12Y\n\x0cListMemories\x12#.auralink.ai.v1.ListMemoriesRequest\x1a$.auralink.ai.v1.ListMemoriesResponse\x12_\n\x0eSearchMemories\x12%.auralink.ai.v1.SearchMemoriesRequest\x1a&.auralink.ai.v1.SearchMemoriesResponse\x12Y\n\x0c\x44\x65leteMemory\x12#.auralink.ai.v1.DeleteMemoryRequest\x1a$.auralink.ai.v1.DeleteMemoryResponse\x12\\\n\rAbandonMemory\x12$.auralink.ai.v1.AbandonMemoryRequest\x1a%.auralink.ai.v1.AbandonMemoryResponse2\xa9\x01\n\x0fLanguageService\x12P\n\tTranslate\x12 .auralink.ai.v1.TranslateRequest\x1a!.auralink.ai.v1.TranslateResponse\x12\x44\n\x05Speak\x12\x1c.auralink.ai.v1.SpeakRequest\x1a\x1d.auralink.ai.v1.SpeakResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'auralink.ai.v1.ai_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_EMBEDDINGSTATUS']._serialized_start=2340
+  _globals['_EMBEDDINGSTATUS']._serialized_end=2449
   _globals['_AGENT']._serialized_start=111
   _globals['_AGENT']._serialized_end=278
   _globals['_CREATEAGENTREQUEST']._serialized_start=280
-  _globals['_CREATEAGENTREQUEST']._serialized_end=377
-  _globals['_CREATEAGENTRESPONSE']._serialized_start=379
-  _globals['_CREATEAGENTRESPONSE']._serialized_end=438
-  _globals['_GETAGENTREQUEST']._serialized_start=440
-  _globals['_GETAGENTREQUEST']._serialized_end=469
-  _globals['_GETAGENTRESPONSE']._serialized_start=471
-  _globals['_GETAGENTRESPONSE']._serialized_end=527
-  _globals['_LISTAGENTSREQUEST']._serialized_start=529
-  _globals['_LISTAGENTSREQUEST']._serialized_end=583
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=585
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=664
-  _globals['_UPDATEAGENTREQUEST']._serialized_start=666
-  _globals['_UPDATEAGENTREQUEST']._serialized_end=773
-  _globals['_UPDATEAGENTRESPONSE']._serialized_start=775
-  _globals['_UPDATEAGENTRESPONSE']._serialized_end=834
-  _globals['_DELETEAGENTREQUEST']._serialized_start=836
-  _globals['_DELETEAGENTREQUEST']._serialized_end=868
-  _globals['_DELETEAGENTRESPONSE']._serialized_start=870
-  _globals['_DELETEAGENTRESPONSE']._serialized_end=891
-  _globals['_CHATREQUEST']._serialized_start=893
-  _globals['_CHATREQUEST']._serialized_end=966
-  _globals['_CHATRESPONSE']._serialized_start=969
-  _globals['_CHATRESPONSE']._serialized_end=1114
-  _globals['_AGENTSERVICE']._serialized_start=1117
-  _globals['_AGENTSERVICE']._serialized_end=1626
+  _globals['_CREATEAGENTREQUEST']._serialized_end=389
+  _globals['_CREATEAGENTRESPONSE']._serialized_start=391
+  _globals['_CREATEAGENTRESPONSE']._serialized_end=450
+  _globals['_GETAGENTREQUEST']._serialized_start=452
+  _globals['_GETAGENTREQUEST']._serialized_end=481
+  _globals['_GETAGENTRESPONSE']._serialized_start=483
+  _globals['_GETAGENTRESPONSE']._serialized_end=539
+  _globals['_LISTAGENTSREQUEST']._serialized_start=541
+  _globals['_LISTAGENTSREQUEST']._serialized_end=595
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=597
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=676
+  _globals['_UPDATEAGENTREQUEST']._serialized_start=678
+  _globals['_UPDATEAGENTREQUEST']._serialized_end=785
+  _globals['_UPDATEAGENTRESPONSE']._serialized_start=787
+  _globals['_UPDATEAGENTRESPONSE']._serialized_end=846
+  _globals['_DELETEAGENTREQUEST']._serialized_start=848
+  _globals['_DELETEAGENTREQUEST']._serialized_end=880
+  _globals['_DELETEAGENTRESPONSE']._serialized_start=882
+  _globals['_DELETEAGENTRESPONSE']._serialized_end=903
+  _globals['_CHATREQUEST']._serialized_start=905
+  _globals['_CHATREQUEST']._serialized_end=978
+  _globals['_CHATRESPONSE']._serialized_start=981
+  _globals['_CHATRESPONSE']._serialized_end=1126
+  _globals['_ABANDONAGENTREQUEST']._serialized_start=1128
+  _globals['_ABANDONAGENTREQUEST']._serialized_end=1174
+  _globals['_ABANDONAGENTRESPONSE']._serialized_start=1176
+  _globals['_ABANDONAGENTRESPONSE']._serialized_end=1198
+  _globals['_MEMORY']._serialized_start=1201
+  _globals['_MEMORY']._serialized_end=1349
+  _globals['_CREATEMEMORYREQUEST']._serialized_start=1351
+  _globals['_CREATEMEMORYREQUEST']._serialized_end=1437
+  _globals['_CREATEMEMORYRESPONSE']._serialized_start=1439
+  _globals['_CREATEMEMORYRESPONSE']._serialized_end=1501
+  _globals['_LISTMEMORIESREQUEST']._serialized_start=1503
+  _globals['_LISTMEMORIESREQUEST']._serialized_end=1559
+  _globals['_LISTMEMORIESRESPONSE']._serialized_start=1561
+  _globals['_LISTMEMORIESRESPONSE']._serialized_end=1643
+  _globals['_SEARCHMEMORIESREQUEST']._serialized_start=1645
+  _globals['_SEARCHMEMORIESREQUEST']._serialized_end=1698
+  _globals['_SEARCHMEMORIESRESPONSE']._serialized_start=1701
+  _globals['_SEARCHMEMORIESRESPONSE']._serialized_end=1868
+  _globals['_SEARCHMEMORIESRESPONSE_MATCH']._serialized_start=1806
+  _globals['_SEARCHMEMORIESRESPONSE_MATCH']._serialized_end=1868
+  _globals['_DELETEMEMORYREQUEST']._serialized_start=1870
+  _globals['_DELETEMEMORYREQUEST']._serialized_end=1903
+  _globals['_DELETEMEMORYRESPONSE']._serialized_start=1905
+  _globals['_DELETEMEMORYRESPONSE']._serialized_end=1927
+  _globals['_ABANDONMEMORYREQUEST']._serialized_start=1929
+  _globals['_ABANDONMEMORYREQUEST']._serialized_end=1976
+  _globals['_ABANDONMEMORYRESPONSE']._serialized_start=1978
+  _globals['_ABANDONMEMORYRESPONSE']._serialized_end=2001
+  _globals['_TRANSLATEREQUEST']._serialized_start=2003
+  _globals['_TRANSLATEREQUEST']._serialized_end=2085
+  _globals['_TRANSLATERESPONSE']._serialized_start=2087
+  _globals['_TRANSLATERESPONSE']._serialized_end=2192
+  _globals['_SPEAKREQUEST']._serialized_start=2194
+  _globals['_SPEAKREQUEST']._serialized_end=2237
+  _globals['_SPEAKRESPONSE']._serialized_start=2239
+  _globals['_SPEAKRESPONSE']._serialized_end=2338
+  _globals['_AGENTSERVICE']._serialized_start=2452
+  _globals['_AGENTSERVICE']._serialized_end=3052
+  _globals['_MEMORYSERVICE']._serialized_start=3055
+  _globals['_MEMORYSERVICE']._serialized_end=3534
+  _globals['_LANGUAGESERVICE']._serialized_start=3537
+  _globals['_LANGUAGESERVICE']._serialized_end=3706
 # @@protoc_insertion_point(module_scope)

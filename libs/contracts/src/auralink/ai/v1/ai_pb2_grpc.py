@@ -67,6 +67,11 @@ class AgentServiceStub:
                 request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ChatRequest.SerializeToString,
                 response_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ChatResponse.FromString,
                 _registered_method=True)
+        self.AbandonAgent = channel.unary_unary(
+                '/auralink.ai.v1.AgentService/AbandonAgent',
+                request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.AbandonAgentRequest.SerializeToString,
+                response_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.AbandonAgentResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer:
@@ -111,6 +116,13 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AbandonAgent(self, request, context):
+        """Makes sure that no later call with this key makes an agent: for a queued creation that is given up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +155,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.Chat,
                     request_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ChatRequest.FromString,
                     response_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ChatResponse.SerializeToString,
+            ),
+            'AbandonAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbandonAgent,
+                    request_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.AbandonAgentRequest.FromString,
+                    response_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.AbandonAgentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +327,399 @@ class AgentService:
             '/auralink.ai.v1.AgentService/Chat',
             auralink_dot_ai_dot_v1_dot_ai__pb2.ChatRequest.SerializeToString,
             auralink_dot_ai_dot_v1_dot_ai__pb2.ChatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbandonAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.ai.v1.AgentService/AbandonAgent',
+            auralink_dot_ai_dot_v1_dot_ai__pb2.AbandonAgentRequest.SerializeToString,
+            auralink_dot_ai_dot_v1_dot_ai__pb2.AbandonAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class MemoryServiceStub:
+    """Texts to be remembered, and found again. Tokens and metadata as for AgentService.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CreateMemory = channel.unary_unary(
+                '/auralink.ai.v1.MemoryService/CreateMemory',
+                request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.CreateMemoryRequest.SerializeToString,
+                response_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.CreateMemoryResponse.FromString,
+                _registered_method=True)
+        self.ListMemories = channel.unary_unary(
+                '/auralink.ai.v1.MemoryService/ListMemories',
+                request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ListMemoriesRequest.SerializeToString,
+                response_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ListMemoriesResponse.FromString,
+                _registered_method=True)
+        self.SearchMemories = channel.unary_unary(
+                '/auralink.ai.v1.MemoryService/SearchMemories',
+                request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.SearchMemoriesRequest.SerializeToString,
+                response_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.SearchMemoriesResponse.FromString,
+                _registered_method=True)
+        self.DeleteMemory = channel.unary_unary(
+                '/auralink.ai.v1.MemoryService/DeleteMemory',
+                request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.DeleteMemoryRequest.SerializeToString,
+                response_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.DeleteMemoryResponse.FromString,
+                _registered_method=True)
+        self.AbandonMemory = channel.unary_unary(
+                '/auralink.ai.v1.MemoryService/AbandonMemory',
+                request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.AbandonMemoryRequest.SerializeToString,
+                response_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.AbandonMemoryResponse.FromString,
+                _registered_method=True)
+
+
+class MemoryServiceServicer:
+    """Texts to be remembered, and found again. Tokens and metadata as for AgentService.
+    """
+
+    def CreateMemory(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMemories(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchMemories(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteMemory(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbandonMemory(self, request, context):
+        """Makes sure that no later call with this key makes a memory: for a queued creation that is given up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_MemoryServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CreateMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateMemory,
+                    request_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.CreateMemoryRequest.FromString,
+                    response_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.CreateMemoryResponse.SerializeToString,
+            ),
+            'ListMemories': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMemories,
+                    request_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ListMemoriesRequest.FromString,
+                    response_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ListMemoriesResponse.SerializeToString,
+            ),
+            'SearchMemories': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchMemories,
+                    request_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.SearchMemoriesRequest.FromString,
+                    response_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.SearchMemoriesResponse.SerializeToString,
+            ),
+            'DeleteMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteMemory,
+                    request_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.DeleteMemoryRequest.FromString,
+                    response_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.DeleteMemoryResponse.SerializeToString,
+            ),
+            'AbandonMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbandonMemory,
+                    request_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.AbandonMemoryRequest.FromString,
+                    response_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.AbandonMemoryResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'auralink.ai.v1.MemoryService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('auralink.ai.v1.MemoryService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class MemoryService:
+    """Texts to be remembered, and found again. Tokens and metadata as for AgentService.
+    """
+
+    @staticmethod
+    def CreateMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.ai.v1.MemoryService/CreateMemory',
+            auralink_dot_ai_dot_v1_dot_ai__pb2.CreateMemoryRequest.SerializeToString,
+            auralink_dot_ai_dot_v1_dot_ai__pb2.CreateMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMemories(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.ai.v1.MemoryService/ListMemories',
+            auralink_dot_ai_dot_v1_dot_ai__pb2.ListMemoriesRequest.SerializeToString,
+            auralink_dot_ai_dot_v1_dot_ai__pb2.ListMemoriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchMemories(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.ai.v1.MemoryService/SearchMemories',
+            auralink_dot_ai_dot_v1_dot_ai__pb2.SearchMemoriesRequest.SerializeToString,
+            auralink_dot_ai_dot_v1_dot_ai__pb2.SearchMemoriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.ai.v1.MemoryService/DeleteMemory',
+            auralink_dot_ai_dot_v1_dot_ai__pb2.DeleteMemoryRequest.SerializeToString,
+            auralink_dot_ai_dot_v1_dot_ai__pb2.DeleteMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbandonMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.ai.v1.MemoryService/AbandonMemory',
+            auralink_dot_ai_dot_v1_dot_ai__pb2.AbandonMemoryRequest.SerializeToString,
+            auralink_dot_ai_dot_v1_dot_ai__pb2.AbandonMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class LanguageServiceStub:
+    """Translation and speech. Without a provider they answer with the text as it came, and say so in the metadata.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Translate = channel.unary_unary(
+                '/auralink.ai.v1.LanguageService/Translate',
+                request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.TranslateRequest.SerializeToString,
+                response_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.TranslateResponse.FromString,
+                _registered_method=True)
+        self.Speak = channel.unary_unary(
+                '/auralink.ai.v1.LanguageService/Speak',
+                request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.SpeakRequest.SerializeToString,
+                response_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.SpeakResponse.FromString,
+                _registered_method=True)
+
+
+class LanguageServiceServicer:
+    """Translation and speech. Without a provider they answer with the text as it came, and say so in the metadata.
+    """
+
+    def Translate(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Speak(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_LanguageServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Translate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Translate,
+                    request_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.TranslateRequest.FromString,
+                    response_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.TranslateResponse.SerializeToString,
+            ),
+            'Speak': grpc.unary_unary_rpc_method_handler(
+                    servicer.Speak,
+                    request_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.SpeakRequest.FromString,
+                    response_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.SpeakResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'auralink.ai.v1.LanguageService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('auralink.ai.v1.LanguageService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class LanguageService:
+    """Translation and speech. Without a provider they answer with the text as it came, and say so in the metadata.
+    """
+
+    @staticmethod
+    def Translate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.ai.v1.LanguageService/Translate',
+            auralink_dot_ai_dot_v1_dot_ai__pb2.TranslateRequest.SerializeToString,
+            auralink_dot_ai_dot_v1_dot_ai__pb2.TranslateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Speak(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.ai.v1.LanguageService/Speak',
+            auralink_dot_ai_dot_v1_dot_ai__pb2.SpeakRequest.SerializeToString,
+            auralink_dot_ai_dot_v1_dot_ai__pb2.SpeakResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,8 @@ class AgentServiceStub:
     UpdateAgent: _grpc.UnaryUnaryMultiCallable[_ai_pb2.UpdateAgentRequest, _ai_pb2.UpdateAgentResponse]
     DeleteAgent: _grpc.UnaryUnaryMultiCallable[_ai_pb2.DeleteAgentRequest, _ai_pb2.DeleteAgentResponse]
     Chat: _grpc.UnaryUnaryMultiCallable[_ai_pb2.ChatRequest, _ai_pb2.ChatResponse]
+    AbandonAgent: _grpc.UnaryUnaryMultiCallable[_ai_pb2.AbandonAgentRequest, _ai_pb2.AbandonAgentResponse]
+    """Makes sure that no later call with this key makes an agent: for a queued creation that is given up."""
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
@@ -57,6 +59,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     UpdateAgent: _aio.UnaryUnaryMultiCallable[_ai_pb2.UpdateAgentRequest, _ai_pb2.UpdateAgentResponse]  # type: ignore[assignment]
     DeleteAgent: _aio.UnaryUnaryMultiCallable[_ai_pb2.DeleteAgentRequest, _ai_pb2.DeleteAgentResponse]  # type: ignore[assignment]
     Chat: _aio.UnaryUnaryMultiCallable[_ai_pb2.ChatRequest, _ai_pb2.ChatResponse]  # type: ignore[assignment]
+    AbandonAgent: _aio.UnaryUnaryMultiCallable[_ai_pb2.AbandonAgentRequest, _ai_pb2.AbandonAgentResponse]  # type: ignore[assignment]
+    """Makes sure that no later call with this key makes an agent: for a queued creation that is given up."""
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Agents and chat. Every call acts for the user of the bearer token in the "authorization" metadata and
@@ -106,4 +110,116 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ai_pb2.ChatResponse, _abc.Awaitable[_ai_pb2.ChatResponse]]: ...
 
+    @_abc_1.abstractmethod
+    def AbandonAgent(
+        self,
+        request: _ai_pb2.AbandonAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ai_pb2.AbandonAgentResponse, _abc.Awaitable[_ai_pb2.AbandonAgentResponse]]:
+        """Makes sure that no later call with this key makes an agent: for a queued creation that is given up."""
+
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class MemoryServiceStub:
+    """Texts to be remembered, and found again. Tokens and metadata as for AgentService."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> MemoryServiceAsyncStub: ...
+    CreateMemory: _grpc.UnaryUnaryMultiCallable[_ai_pb2.CreateMemoryRequest, _ai_pb2.CreateMemoryResponse]
+    ListMemories: _grpc.UnaryUnaryMultiCallable[_ai_pb2.ListMemoriesRequest, _ai_pb2.ListMemoriesResponse]
+    SearchMemories: _grpc.UnaryUnaryMultiCallable[_ai_pb2.SearchMemoriesRequest, _ai_pb2.SearchMemoriesResponse]
+    DeleteMemory: _grpc.UnaryUnaryMultiCallable[_ai_pb2.DeleteMemoryRequest, _ai_pb2.DeleteMemoryResponse]
+    AbandonMemory: _grpc.UnaryUnaryMultiCallable[_ai_pb2.AbandonMemoryRequest, _ai_pb2.AbandonMemoryResponse]
+    """Makes sure that no later call with this key makes a memory: for a queued creation that is given up."""
+
+@_typing.type_check_only
+class MemoryServiceAsyncStub(MemoryServiceStub):
+    """Texts to be remembered, and found again. Tokens and metadata as for AgentService."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateMemory: _aio.UnaryUnaryMultiCallable[_ai_pb2.CreateMemoryRequest, _ai_pb2.CreateMemoryResponse]  # type: ignore[assignment]
+    ListMemories: _aio.UnaryUnaryMultiCallable[_ai_pb2.ListMemoriesRequest, _ai_pb2.ListMemoriesResponse]  # type: ignore[assignment]
+    SearchMemories: _aio.UnaryUnaryMultiCallable[_ai_pb2.SearchMemoriesRequest, _ai_pb2.SearchMemoriesResponse]  # type: ignore[assignment]
+    DeleteMemory: _aio.UnaryUnaryMultiCallable[_ai_pb2.DeleteMemoryRequest, _ai_pb2.DeleteMemoryResponse]  # type: ignore[assignment]
+    AbandonMemory: _aio.UnaryUnaryMultiCallable[_ai_pb2.AbandonMemoryRequest, _ai_pb2.AbandonMemoryResponse]  # type: ignore[assignment]
+    """Makes sure that no later call with this key makes a memory: for a queued creation that is given up."""
+
+class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Texts to be remembered, and found again. Tokens and metadata as for AgentService."""
+
+    @_abc_1.abstractmethod
+    def CreateMemory(
+        self,
+        request: _ai_pb2.CreateMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ai_pb2.CreateMemoryResponse, _abc.Awaitable[_ai_pb2.CreateMemoryResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListMemories(
+        self,
+        request: _ai_pb2.ListMemoriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ai_pb2.ListMemoriesResponse, _abc.Awaitable[_ai_pb2.ListMemoriesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SearchMemories(
+        self,
+        request: _ai_pb2.SearchMemoriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ai_pb2.SearchMemoriesResponse, _abc.Awaitable[_ai_pb2.SearchMemoriesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteMemory(
+        self,
+        request: _ai_pb2.DeleteMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ai_pb2.DeleteMemoryResponse, _abc.Awaitable[_ai_pb2.DeleteMemoryResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def AbandonMemory(
+        self,
+        request: _ai_pb2.AbandonMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ai_pb2.AbandonMemoryResponse, _abc.Awaitable[_ai_pb2.AbandonMemoryResponse]]:
+        """Makes sure that no later call with this key makes a memory: for a queued creation that is given up."""
+
+def add_MemoryServiceServicer_to_server(servicer: MemoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class LanguageServiceStub:
+    """Translation and speech. Without a provider they answer with the text as it came, and say so in the metadata."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> LanguageServiceAsyncStub: ...
+    Translate: _grpc.UnaryUnaryMultiCallable[_ai_pb2.TranslateRequest, _ai_pb2.TranslateResponse]
+    Speak: _grpc.UnaryUnaryMultiCallable[_ai_pb2.SpeakRequest, _ai_pb2.SpeakResponse]
+
+@_typing.type_check_only
+class LanguageServiceAsyncStub(LanguageServiceStub):
+    """Translation and speech. Without a provider they answer with the text as it came, and say so in the metadata."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Translate: _aio.UnaryUnaryMultiCallable[_ai_pb2.TranslateRequest, _ai_pb2.TranslateResponse]  # type: ignore[assignment]
+    Speak: _aio.UnaryUnaryMultiCallable[_ai_pb2.SpeakRequest, _ai_pb2.SpeakResponse]  # type: ignore[assignment]
+
+class LanguageServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Translation and speech. Without a provider they answer with the text as it came, and say so in the metadata."""
+
+    @_abc_1.abstractmethod
+    def Translate(
+        self,
+        request: _ai_pb2.TranslateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ai_pb2.TranslateResponse, _abc.Awaitable[_ai_pb2.TranslateResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Speak(
+        self,
+        request: _ai_pb2.SpeakRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ai_pb2.SpeakResponse, _abc.Awaitable[_ai_pb2.SpeakResponse]]: ...
+
+def add_LanguageServiceServicer_to_server(servicer: LanguageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
