@@ -38,7 +38,12 @@ def make_settings() -> Callable[..., ServiceSettings]:
 
 @pytest.fixture
 async def runtime(make_settings: Callable[..., ServiceSettings]) -> AsyncIterator[ServiceRuntime]:
-    runtime = ServiceRuntime("sample", make_settings(request_timeout="300ms", max_body="10KB", access_log="off"))
+    runtime = ServiceRuntime(
+        "sample",
+        make_settings(
+            request_timeout="300ms", max_body="10KB", access_log="off", mode_leave_after="0s", slow_request="100ms"
+        ),
+    )
     runtime.phase = Phase.READY
     yield runtime
     await runtime.close()

@@ -82,6 +82,12 @@ async def test_a_dependency_fails_then_its_circuit_opens(client: Any, runtime: S
         assert line in text, line
 
 
+async def test_a_slow_request_is_logged(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, _ = await client("GET", "/api/v1/slow?seconds=5")
+    assert status == 504
+    assert "slow request" in capsys.readouterr().out
+
+
 async def test_a_queued_write(client: Any) -> None:
     status, headers, body = await client("GET", "/api/v1/queued")
     assert_problem((status, headers, body), 503, "DEPENDENCY_UNAVAILABLE")

@@ -48,7 +48,7 @@ async def test_sigterm_drains(start: Callable[..., Any]) -> None:
     assert (code, err) == (0, "")
     lines = [json.loads(line) for line in out.splitlines()]
     events_logged = [line["event"] for line in lines if line["event"] != "request"]
-    assert events_logged == ["ready", "stopping", "ending what is left", "stopped"]
+    assert events_logged == ["ready", "stopping", "slow request", "ending what is left", "stopped"]
     assert all(line["service"] == "sample" for line in lines)
     assert {"/api/v1/slow", "/api/v1/hello"} <= {line.get("route") for line in lines}
 

@@ -85,6 +85,25 @@ async def test_a_held_mode(runtime: ServiceRuntime) -> None:
     assert runtime.mode is Mode.NORMAL
 
 
+async def test_a_mode_is_told_of_and_left_only_when_all_has_been_well_for_a_while(
+    make_settings: Any, sample: Any
+) -> None:
+    clock = FakeClock()
+    runtime = ServiceRuntime("sample", make_settings(mode_leave_after="2s"), clock=clock)
+    told: list[tuple[str, str]] = []
+    runtime.on_mode(lambda old, new: told.append((old.value, new.value)))
+    breaker = runtime.policy(sample.ROW).breaker
+    for _ in range(3):  # it flaps
+        breaker.force_open()
+        breaker.reset()
+    assert runtime.mode is Mode.DEGRADED
+    await runtime.start()
+    await clock.advance(2.5)
+    assert told == [("normal", "degraded"), ("degraded", "normal")]
+    assert b'service_mode_changes_total{from="degraded",service="sample",to="normal"} 1.0' in runtime.metrics.render()
+    await runtime.close()
+
+
 def test_tokens() -> None:
     issuer, verifier = TokenIssuer(SECRET), TokenVerifier(SECRET)
     claims = verifier.verify(token := issuer.issue("u", "s", "admin"))

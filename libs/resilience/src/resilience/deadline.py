@@ -145,6 +145,14 @@ def deadline_scope(seconds: float, *, clock: Clock = SYSTEM_CLOCK) -> Generator[
         _reset(token)
 
 
+def replace_deadline(seconds: float | None, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    """Puts another deadline, or none, in the place of the current one for the rest of this context.
+
+    For the edge where a request comes in, which alone may give it more time; everybody else uses `deadline_scope`.
+    """
+    _current.set(None if seconds is None else Deadline(clock.monotonic() + seconds))
+
+
 @contextmanager
 def without_deadline() -> Generator[None]:
     """For work that outlives its caller: a task created inside does not inherit the caller's deadline."""

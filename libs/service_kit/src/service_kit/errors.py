@@ -225,6 +225,9 @@ RETRYABLE = frozenset(
 )
 """Reasons whose answers carry Retry-After."""
 
+DATABASES = frozenset({"postgres", "standby"})
+"""Dependencies whose failure is a DATABASE_ERROR."""
+
 INTERNAL_MESSAGE = "An unexpected error occurred. It has been recorded under this request id."
 
 
@@ -282,9 +285,15 @@ def translate(failure: BaseException, row: Row | RowPolicy | None = None) -> Ser
     known: dict[str, Any] = {"row": declared.id if declared else "", "retry_after": _remaining(failure, row)}
     if not isinstance(failure, Exception):
         raise failure
-    error = (CircuitOpen if isinstance(failure, CircuitBreakerOpen) else DependencyUnavailable)(text, **known)
+    error = _kind(failure, declared)(text, **known)
     error.__cause__ = failure
     return error
+
+
+def _kind(failure: Exception, row: Row | None) -> type[ServiceError]:
+    if isinstance(failure, CircuitBreakerOpen):
+        return CircuitOpen
+    return DatabaseError if row is not None and row.dependency in DATABASES else DependencyUnavailable
 
 
 def _remaining(failure: BaseException, row: Row | RowPolicy | None) -> float | None:

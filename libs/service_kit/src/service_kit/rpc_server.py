@@ -205,6 +205,8 @@ class Wrapped:
     def _note(self, state: context.RequestContext, status: str, seconds: float) -> None:
         runtime = self._runtime
         runtime.metrics.rpc(self._method, status, seconds)
+        if seconds > runtime.settings.slow_request:
+            log.warning("slow request", route=self._method, status=status, ms=round(seconds * 1000))
         if state.error:
             transient = status in ("UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED")
             runtime.metrics.error(state.error, self._method, transient=transient)

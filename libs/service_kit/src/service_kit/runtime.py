@@ -85,7 +85,8 @@ class ServiceRuntime:
         self.queue: QueueAdmin | None = None
         self.queue_row = ""  # id of the row whose writes wait in the queue
         self.queue_view = QueueView(QueueStats(0, 0.0, 0))
-        self.tracker = ModeTracker(clock, on_change=self._mode_changed)
+        self._mode_listeners: list[Callable[[Mode, Mode], None]] = []
+        self.tracker = ModeTracker(clock, on_change=self._mode_changed, leave_after=settings.mode_leave_after)
 
         self.metrics = Metrics(name)
         self.tracing = Tracing(name, settings.otel_exporter_otlp_endpoint)
@@ -192,6 +193,10 @@ class ServiceRuntime:
         """The mode the service is in, held or worked out."""
         return self.tracker.mode
 
+    def on_mode(self, listener: Callable[[Mode, Mode], None]) -> None:
+        """Call ``listener(old, new)`` after every change of the mode; it must neither wait nor raise."""
+        self._mode_listeners.append(listener)
+
     def hold_mode(self, mode: Mode | None) -> None:
         """Stay in `mode` until told otherwise; None gives the choice back to the rows."""
         if mode is None:
@@ -293,7 +298,11 @@ class ServiceRuntime:
         self._update_mode()
 
     def _mode_changed(self, old: Mode, new: Mode) -> None:
-        log.warning("mode changed", old=old.value, new=new.value)
+        log.warning("mode changed", old=old.value, new=new.value, held=self.tracker.held)
+        self.metrics.mode_changed(old, new)
+        self._show_mode()
+        for listener in self._mode_listeners:
+            listener(old, new)
 
     def _update_mode(self) -> None:
         self.tracker.update(self.rows())

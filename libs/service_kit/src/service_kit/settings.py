@@ -130,8 +130,13 @@ class ServiceSettings(BaseSettings):
     access_log: Literal["all", "errors", "off"] = "all"
 
     request_timeout: PositiveSeconds = 2.0
+    slow_request: PositiveSeconds = 1.0
+    """A request that takes longer is logged as slow."""
     drain_timeout: PositiveSeconds = 10.0
     max_body: Annotated[Bytes, Field(gt=0)] = 1_000_000
+
+    mode_leave_after: Annotated[Seconds, Field(ge=0)] = 2.0
+    """For how long all must be well before a mode is left: a circuit that flaps changes the mode once."""
 
     circuit_breaker_max_failures: Annotated[int, Field(ge=1)] = 5
     circuit_breaker_timeout: PositiveSeconds = 60.0

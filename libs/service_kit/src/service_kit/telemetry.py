@@ -55,6 +55,7 @@ class Metrics:
         self._fallbacks = counter("fallback_activations", "Answers served by a fallback.", "service", "fallback")
         self._fallback_errors = counter("fallback_errors", "Fallbacks that failed too.", "service", "fallback")
         self._mode = gauge("service_mode", "1 for the mode the service is in.", "service", "mode")
+        self._mode_changes = counter("service_mode_changes", "Changes of the mode.", "service", "from", "to")
         self._depth = gauge("fallback_queue_depth", "Writes waiting.", "service").labels(service)
         self._age = gauge("fallback_queue_oldest_age_seconds", "Age of the oldest one.", "service").labels(service)
         self._dead = gauge("fallback_queue_dead_total", "Writes in the dead letters.", "service").labels(service)
@@ -125,6 +126,10 @@ class Metrics:
         self.degraded_seconds = degraded_seconds
         for one in Mode:
             self._mode.labels(self.service, one.value).set(1 if one is mode else 0)
+
+    def mode_changed(self, old: Mode, new: Mode) -> None:
+        """Count a change of the mode."""
+        self._mode_changes.labels(self.service, old.value, new.value).inc()
 
     def queue(self, depth: int, oldest_age: float, dead: int) -> None:
         """Show the write queue."""

@@ -18,8 +18,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from resilience.deadline import Deadline
-from resilience.deadline import _current as deadline_var  # the edge alone may also extend a deadline
+from resilience.deadline import replace_deadline
 from service_kit import context, logs
 from service_kit.errors import INTERNAL_MESSAGE, BadRequest, Internal, PayloadTooLarge, RequestTimeout, ServiceError
 from service_kit.errors import ValidationFailed as Invalid
@@ -60,6 +59,7 @@ class Edge:
         self.app = app
         self.runtime = runtime
         self.limit = runtime.settings.request_timeout
+        self.slow = runtime.settings.slow_request
         self.max_body = runtime.settings.max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -175,10 +175,10 @@ class Exchange:
         self.open_ended = seconds is None
         if seconds is None:
             self._timer = None
-            deadline_var.set(None)
+            replace_deadline(None)
             return
         self._timer = asyncio.get_running_loop().call_later(seconds, self._expire, seconds)
-        deadline_var.set(Deadline(time.monotonic() + seconds * (1 - ANSWER_MARGIN)))
+        replace_deadline(seconds * (1 - ANSWER_MARGIN))
 
     def _expire(self, seconds: float) -> None:
         self.give_up(RequestTimeout(f"The request was not answered within {seconds:g} s."))
@@ -294,6 +294,8 @@ class Exchange:
         runtime.metrics.http(method if method in _METHODS else "_OTHER", route, status, seconds)
         if state.error:
             runtime.metrics.error(state.error, route, transient=status >= 500 or state.error == "CIRCUIT_OPEN")
+        if seconds > self._edge.slow and not self.open_ended:
+            log.warning("slow request", method=method, route=route, status=status, ms=round(seconds * 1000))
         if route not in _QUIET:
             runtime.access_log.write(state, method, route, status, seconds)
         if self._span is not None:
