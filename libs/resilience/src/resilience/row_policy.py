@@ -144,6 +144,11 @@ class RowPolicy(Policy):
             wait = self.row.probe_interval
         return Degradation(self.row.id, fallback, breaker.state.header, wait)
 
+    def note_fallback(self, fallback: str) -> None:
+        """Take note that `fallback` serves, where it is no rung of a ladder: a buffer that takes what cannot be sent."""
+        self._in_use = fallback
+        self._events.emit(FallbackUsed(self.row.id, fallback, "success"))
+
     def status(self) -> RowStatus:
         """The row at this moment."""
         snapshot = self.breaker.snapshot()

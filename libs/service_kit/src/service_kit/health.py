@@ -57,11 +57,12 @@ def _dependency(row: RowStatus) -> dict[str, Any]:
 
 
 def _queues(runtime: ServiceRuntime) -> dict[str, Any]:
+    found = {name: stats() for name, stats in runtime.buffers.items()}
     if runtime.queue is None:
-        return {}
+        return found
     view = runtime.queue_view
     shown = {"depth": view.stats.depth, "oldest_age_seconds": view.stats.oldest_age, "dead": view.stats.dead}
-    return {runtime.queue.name: {**shown, **({"error": view.error} if view.error else {})}}
+    return {runtime.queue.name: {**shown, **({"error": view.error} if view.error else {})}, **found}
 
 
 def router(runtime: ServiceRuntime) -> APIRouter:

@@ -85,6 +85,7 @@ class ServiceRuntime:
         self.queue: QueueAdmin | None = None
         self.queue_row = ""  # id of the row whose writes wait in the queue
         self.queue_view = QueueView(QueueStats(0, 0.0, 0))
+        self._queue_listeners: list[Callable[[QueueView], None]] = []
         self._mode_listeners: list[Callable[[Mode, Mode], None]] = []
         self.tracker = ModeTracker(clock, on_change=self._mode_changed, leave_after=settings.mode_leave_after)
 
@@ -92,6 +93,8 @@ class ServiceRuntime:
         self.tracing = Tracing(name, settings.otel_exporter_otlp_endpoint)
         self.access_log = logs.AccessLog(name, settings.access_log)
 
+        self.buffers: dict[str, Callable[[], dict[str, Any]]] = {}
+        """Further queues of this process alone, for the health page: what each has to say, by name."""
         self._background: list[tuple[str, Work]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = False
@@ -196,6 +199,10 @@ class ServiceRuntime:
     def on_mode(self, listener: Callable[[Mode, Mode], None]) -> None:
         """Call ``listener(old, new)`` after every change of the mode; it must neither wait nor raise."""
         self._mode_listeners.append(listener)
+
+    def on_queue(self, listener: Callable[[QueueView], None]) -> None:
+        """Call ``listener(view)`` when a look at the write queue finds other numbers of writes in it than before."""
+        self._queue_listeners.append(listener)
 
     def hold_mode(self, mode: Mode | None) -> None:
         """Stay in `mode` until told otherwise; None gives the choice back to the rows."""
@@ -326,7 +333,10 @@ class ServiceRuntime:
         except Exception as error:  # noqa: BLE001 - the store may be down: the last numbers stay, marked
             self.queue_view = QueueView(self.queue_view.stats, type(error).__name__)
         else:
-            self.queue_view = QueueView(stats)
+            before, self.queue_view = self.queue_view.stats, QueueView(stats)
+            if (before.depth, before.dead) != (stats.depth, stats.dead):
+                for listener in self._queue_listeners:
+                    listener(self.queue_view)
             self.metrics.queue(stats.depth, stats.oldest_age, stats.dead)
 
 

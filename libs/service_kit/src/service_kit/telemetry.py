@@ -8,6 +8,7 @@ much. Traces exist only where an OTLP endpoint is configured; without one no spa
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
@@ -120,6 +121,10 @@ class Metrics:
         """Show the state a dependency's circuit is in."""
         for one in CircuitState:
             self._state.labels(self.service, dependency, one.value).set(1 if one is state else 0)
+
+    def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Show one more number of this service, asked for whenever the metrics are read."""
+        Gauge(name, text, ("service",), registry=self.registry).labels(self.service).set_function(value)
 
     def mode(self, mode: Mode, degraded_seconds: float) -> None:
         """Show the service's mode and the seconds it has spent outside `normal`."""
