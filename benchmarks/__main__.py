@@ -13,13 +13,14 @@ from importlib import metadata
 
 import uvloop
 
-from benchmarks import drain, read, startup
+from benchmarks import drain, isolation, read, startup
 from benchmarks.measure import BenchmarkError, Options, Report, table
 
 BENCHMARKS: dict[str, Callable[[Options], Awaitable[Report]]] = {
     "read": read.read,
     "degraded": read.degraded,
     "drain": drain.drain,
+    "isolation": isolation.isolation,
     "startup": startup.startup,
 }
 PACKAGES = (

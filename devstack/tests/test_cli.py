@@ -21,6 +21,7 @@ from devstack.process import kill_tree, runs
 
 LIMIT = 60.0
 SERVERS = ("--port-base", "auto", "--only", "postgres,redis")
+WITH_STANDBY = ("--port-base", "auto", "--only", "postgres,redis,standby", "--standby")
 BROWSERLESS = {**os.environ, "NO_COLOR": "1"}
 
 
@@ -134,7 +135,7 @@ def test_a_busy_port_is_one_clear_line(tmp_path: Path) -> None:
 def test_detached_chaos_status_logs_and_down(tmp_path: Path) -> None:
     state = tmp_path / "state"
     try:
-        up = auralink(state, "up", "--detach", *SERVERS)
+        up = auralink(state, "up", "--detach", *WITH_STANDBY)
         assert up.returncode == 0, up.stdout + up.stderr
         assert auralink(state, "up", *SERVERS).returncode == 1  # not twice
         postgres = stack_of(state)["components"]["postgres"]["pid"]
@@ -144,6 +145,11 @@ def test_detached_chaos_status_logs_and_down(tmp_path: Path) -> None:
         heal = auralink(state, "chaos", "heal", "postgres")
         assert (heal.returncode, "accepts after" in heal.stdout) == (0, True)
         assert stack_of(state)["components"]["postgres"]["pid"] not in (None, postgres)
+
+        assert stack_of(state)["components"]["standby"]["pid"]
+        assert auralink(state, "chaos", "kill", "standby").returncode == 0
+        assert "standby: started" in auralink(state, "chaos", "heal", "standby").stdout
+        assert "started streaming WAL" in auralink(state, "logs", "standby").stdout
 
         assert auralink(state, "chaos", "delay", "redis", "--ms", "50").returncode == 0
         assert "delayed" in auralink(state, "status").stdout
@@ -171,7 +177,9 @@ def test_a_database_that_does_not_start_is_explained_and_the_rest_runs(tmp_path:
         assert child.wait(20) == 0
 
 
-@pytest.mark.parametrize("option", [("--port-base", "x"), ("--port-base", "80"), ("--only", "kafka")])
+@pytest.mark.parametrize(
+    "option", [("--port-base", "x"), ("--port-base", "80"), ("--only", "mongodb"), ("--only", "standby")]
+)
 def test_a_wrong_option_is_a_usage_error(tmp_path: Path, option: tuple[str, str]) -> None:
     assert auralink(tmp_path / "state", "up", *option).returncode == 2
 

@@ -16,7 +16,7 @@ from tests.compose.engine import Containers, unavailable, until
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1200)]
 
 SERVICES = ("dashboard", "ai-core", "webrtc")
-SERVERS = ("postgres", "redis", "providers")
+SERVERS = ("postgres", "redis", "kafka", "providers")
 ANSWERED = 3.0  # s: REQUEST_TIMEOUT and what a busy machine adds
 RECOVERED = 5.0  # s from the server accepting connections to a closed circuit and an empty queue
 PASSWORD = "correct horse battery"

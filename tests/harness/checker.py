@@ -1,7 +1,7 @@
 """What must hold of a history and the database after it: pure functions, each returning the violations it found.
 
 A checker that cannot decide must not pass: unknown outcomes are counted, and an answer of a shape nobody expected is a
-violation.
+violation. What is promised for which request is the table in ``routes``.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.harness.history import Event, Outcome, Write, writes_of
+from tests.harness.labels import mislabelled
+from tests.harness.routes import ROUTES, SHOWS_AFTER
 
 DEADLINE = 2.0  # s, REQUEST_TIMEOUT's default
 TRANSPORT = 0.4  # s for the way there and back on a busy machine of two cores, the fault proxy included
 ELSEWHERE = 1.5  # s until an instance shows what another one has queued
+DOCUMENTED = frozenset({200, 201, 202, 204, 429, 503})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +35,28 @@ class Database:
     operations: Mapping[str, str | None] = field(default_factory=dict)
     changes: Mapping[str, int] = field(default_factory=dict)
     """Applied changes recorded per user."""
+    made: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Things made: for a kind of request how many there are of each name. A kind that is not here is not checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """When the database was away, in the history's time. ``noticed``: all circuits were open; ``healing``: it was about
-    to be mended; ``over``: all circuits were closed again."""
+    """When a component was away, in the history's time. ``noticed``: all its circuits were open (infinity: they never
+    were); ``healing``: it was about to be mended; ``over``: nothing of it was left, circuits, queue and mode."""
 
     start: float
     noticed: float
     healing: float
     over: float
+    component: str = "postgres"
+
+    def touches(self, event: Event) -> bool:
+        """Whether the event may have met it."""
+        return self.start <= event.end and event.start <= self.over
+
+    def covers(self, event: Event) -> bool:
+        """Whether the component was certainly away, and known to be, all the time."""
+        return self.noticed + SHOWS_AFTER.get(self.component, 0.0) < event.start and event.end < self.healing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,94 +64,76 @@ class Violation:
     """A broken promise and where it shows."""
 
     rule: str
-    text: str
+    problem: str
+    event: Event | None = None
 
     def __str__(self) -> str:
-        return f"{self.rule}: {self.text}"
+        return f"{self.rule}: {self.problem}{'' if self.event is None else f': {self.event}'}"
 
 
 def check(events: Sequence[Event], before: Database, after: Database, outages: Sequence[Outage]) -> list[Violation]:
     """Everything at once."""
     return [
         *answered(events),
-        *served(events),
+        *served(events, outages),
         *in_time(events),
         *labelled(events, outages),
         *read_your_writes(events),
         *applied_once(events, before, after),
         *in_order(events, before, after),
+        *made_once(events, after),
         *no_dead_letters(after),
     ]
 
 
+def broken(event: Event, outages: Sequence[Outage]) -> frozenset[str]:
+    """Components that may have been away, or just back, while the event lasted."""
+    return frozenset(outage.component for outage in outages if outage.touches(event))
+
+
+def away(event: Event, outages: Sequence[Outage]) -> frozenset[str]:
+    """Components that were away all the time, and known to be."""
+    return frozenset(outage.component for outage in outages if outage.covers(event))
+
+
 def answered(events: Iterable[Event]) -> Iterator[Violation]:
-    """No request stays without an answer, and no answer is a crash or a timeout of the service itself."""
+    """No request stays without an answer, and no answer is a crash, a timeout of the service itself, or a refusal that
+    the caller did not deserve."""
     for event in events:
         if event.status is None:
-            yield Violation("answered", f"no answer: {event}")
-        elif event.status >= 500 and event.status != 503:
-            yield Violation("answered", str(event))
+            yield Violation("answered", "no answer", event)
+        elif event.status not in DOCUMENTED:
+            yield Violation("answered", f"{event.status} is not documented", event)
 
 
-def served(events: Iterable[Event]) -> Iterator[Violation]:
-    """Whatever was read once stays readable; a write is accepted, one way or the other."""
+def useful(event: Event) -> bool:
+    """The answer has what was asked for, or accepts the write, one way or the other."""
+    if event.kind == "write":
+        return event.outcome() is Outcome.OK
+    return event.status in ROUTES[event.kind].good
+
+
+def served(events: Iterable[Event], outages: Sequence[Outage]) -> Iterator[Violation]:
+    """Where the matrix promises something useful, that is what is answered."""
     for event in events:
-        if event.status is None or event.status == 200:
-            continue
-        if event.kind != "write" or event.outcome() is not Outcome.OK:
-            yield Violation("served", str(event))
+        if event.status is not None and not useful(event) and ROUTES[event.kind].promised(broken(event, outages)):
+            yield Violation("served", f"answered {event.status}", event)
 
 
 def in_time(events: Iterable[Event]) -> Iterator[Violation]:
     """Every answer comes within the request's deadline."""
     for event in events:
         if event.seconds > DEADLINE + TRANSPORT:
-            yield Violation("in time", str(event))
+            yield Violation("in time", "late", event)
 
 
 def labelled(events: Iterable[Event], outages: Sequence[Outage]) -> Iterator[Violation]:
-    """An answer that a fallback served says so completely; one from the database says nothing of the kind."""
+    """An answer that a fallback served says so completely; one from the real thing says nothing of the kind."""
     for event in events:
         if event.status is None or event.kind == "health":
             continue
-        if problem := _mislabelled(event, outages):
-            yield Violation("labelled", f"{problem}: {event}")
-
-
-def _mislabelled(event: Event, outages: Sequence[Outage]) -> str:
-    queued = event.body.get("queued") is not None
-    profile = event.kind in ("read", "write") and event.status == 200
-    if bool(event.body.get("stale")) != (event.degraded and profile):
-        return "header and body disagree on whether it is stale"
-    if queued and not event.degraded and event.status in (202, 503):
-        return "queued without a label"
-    if event.degraded:
-        return _incomplete(event) or _unfounded(event, outages)
-    unlabelled = (
-        event.kind in ("read", "write", "login")
-        and event.status == 200
-        and any(outage.noticed < event.start and event.end < outage.healing for outage in outages)
-    )
-    return "the database was away, and the answer does not say so" if unlabelled else ""
-
-
-def _incomplete(event: Event) -> str:
-    missing = [name for name in ("x-fallback-used", "x-circuit-state") if not event.headers.get(name)]
-    if event.kind == "read":
-        missing += [name for name in ("age",) if name not in event.headers]
-        missing += [name for name in ("as_of",) if name not in event.body]
-    if event.status == 503:
-        missing += [name for name in ("retry-after", "x-retry-after") if name not in event.headers]
-        missing += [name for name in ("operation_id", "status_url", "message") if name not in event.body]
-    if event.status == 202 and event.headers.get("preference-applied") != "respond-async":
-        missing.append("preference-applied")
-    return f"without {', '.join(missing)}" if missing else ""
-
-
-def _unfounded(event: Event, outages: Sequence[Outage]) -> str:
-    if any(outage.start <= event.end and event.start <= outage.over for outage in outages):
-        return ""
-    return "degraded while nothing was wrong"
+        if problem := mislabelled(event, broken(event, outages), away(event, outages)):
+            yield Violation("labelled", problem, event)
 
 
 def read_your_writes(events: Sequence[Event]) -> Iterator[Violation]:
@@ -146,10 +142,10 @@ def read_your_writes(events: Sequence[Event]) -> Iterator[Violation]:
     for write in writes_of(events):
         by_user.setdefault(write.user, []).append(write)
     for event in events:
-        if event.kind == "read" and event.status == 200:
+        if event.kind in ("read", "me") and event.status == 200:
             possible = _visible(event, by_user.get(event.user, []))
             if possible and event.name not in possible:
-                yield Violation("read your writes", f"expected one of {possible}: {event}")
+                yield Violation("read your writes", f"expected one of {possible}", event)
 
 
 def _visible(read: Event, writes: Sequence[Write]) -> list[str]:
@@ -203,6 +199,17 @@ def in_order(events: Sequence[Event], before: Database, after: Database) -> Iter
             possible.append(before.users[user].name)
         if after.users[user].name not in possible:
             yield Violation("in order", f"{user} is {after.users[user].name!r}, expected one of {possible}")
+
+
+def made_once(events: Iterable[Event], after: Database) -> Iterator[Violation]:
+    """What was accepted is there once, what was refused is not, and what nobody answered at most once."""
+    for event in events:
+        if event.kind not in after.made:
+            continue
+        count, outcome = after.made[event.kind].get(event.name, 0), event.outcome()
+        least, most = outcome is Outcome.OK, outcome is not Outcome.FAIL
+        if not least <= count <= most:
+            yield Violation("made once", f"{count} of it, though the outcome was {outcome}", event)
 
 
 def no_dead_letters(after: Database) -> Iterator[Violation]:

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 
 from tests.harness.history import Event
+from tests.harness.routes import ROUTES
 
 NO_ANSWER_AFTER = 10.0  # s; far beyond the service's own limit: whoever waits this long got no answer
 _HEADERS = (
@@ -23,17 +24,34 @@ _HEADERS = (
     "x-request-id",
     "preference-applied",
 )
-_BODY = ("display_name", "stale", "as_of", "pending", "error", "message", "queued", "operation_id", "status_url")
+_BODY = (
+    "display_name",
+    "stale",
+    "as_of",
+    "pending",
+    "error",
+    "message",
+    "row",
+    "queued",
+    "operation_id",
+    "status_url",
+    "status",
+    "translated",
+    "embedding",
+    "source",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A registered user with an open session."""
+    """A registered user with an open session, and what he owns."""
 
     id: str
     email: str
     password: str
     token: str
+    room: str = ""
+    agent: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -50,54 +68,66 @@ class Recorder:
 
     async def read(self, account: Account, instance: str) -> Event:
         """The account's own profile."""
-        return await self._send("read", "GET", instance, f"/api/v1/users/{account.id}", account)
+        return await self.use("read", account, instance)
 
     async def write(self, account: Account, instance: str, name: str, *, key: str = "", wait: bool = True) -> Event:
         """Changes the display name; ``wait=False`` prefers 202 to 503 when it is queued."""
         headers = {} if wait else {"prefer": "respond-async"}
         if key:
             headers["idempotency-key"] = key
-        path, body = f"/api/v1/users/{account.id}", {"display_name": name}
-        return await self._send("write", "PATCH", instance, path, account, name=name, json=body, headers=headers)
+        return await self.use("write", account, instance, name, headers=headers)
 
     async def operation(self, account: Account, instance: str, operation_id: str) -> Event:
         """What became of a queued write."""
-        return await self._send("operation", "GET", instance, f"/api/v1/operations/{operation_id}", account)
+        return await self.use("operation", account, instance, operation=operation_id)
 
     async def login(self, account: Account, instance: str) -> Event:
         """A new session."""
-        body = {"email": account.email, "password": account.password}
-        return await self._send("login", "POST", instance, "/api/v1/auth/login", account, json=body)
+        return await self.use("login", account, instance)
 
     async def health(self, instance: str) -> Event:
         """Readiness, which no dependency may take away."""
-        return await self._send("health", "GET", instance, "/health/ready")
+        return await self.use("health", None, instance)
 
-    async def _send(
+    async def use(
         self,
         kind: str,
-        method: str,
+        account: Account | None,
         instance: str,
-        path: str,
-        account: Account | None = None,
-        *,
         name: str = "",
-        json: Any = None,
+        *,
+        operation: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> Event:
-        given = {**(headers or {}), **(account.headers if account and kind != "login" else {})}
-        user = account.id if account else ""
+        """One request of a kind, on behalf of the account."""
+        route = ROUTES[kind]
+        who = account or Account("", "", "", "")
+        path = route.path.format(user=who.id, room=who.room, agent=who.agent, operation=operation)
+        login = {"email": who.email, "password": who.password}
+        return await self._send(
+            Event(kind, instance, time.monotonic(), 0.0, None, who.id, name),
+            path if kind == "health" else f"/api/v1{path}",
+            login if kind == "login" else route.body(name),
+            {**(headers or {}), **(who.headers if route.person and kind != "login" else {})},
+        )
+
+    async def _send(self, asked: Event, path: str, body: Any, headers: Mapping[str, str]) -> Event:
+        route = ROUTES[asked.kind]
+        url, limit = self.targets[asked.instance] + path, aiohttp.ClientTimeout(total=NO_ANSWER_AFTER)
         start = time.monotonic()
         try:
-            timeout = aiohttp.ClientTimeout(total=NO_ANSWER_AFTER)
-            url = self.targets[instance] + path
-            async with self._session.request(method, url, json=json, headers=given, timeout=timeout) as answer:
-                content = await answer.json(content_type=None)
+            async with self._session.request(route.method, url, json=body, headers=headers, timeout=limit) as answer:
+                streams = route.stream and answer.status == 200
+                content = {} if streams else await answer.json(content_type=None)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Event(
-                kind, instance, start, time.monotonic(), None, user, name, error=f"{type(error).__name__}: {error}"
-            )
-        end = time.monotonic()
-        body = {key: content[key] for key in _BODY if key in content}
-        seen = {key: answer.headers[key] for key in _HEADERS if key in answer.headers}
-        return Event(kind, instance, start, end, answer.status, user, name or body.get("display_name", ""), seen, body)
+            return _event(asked, start, None, {}, {}, error=f"{type(error).__name__}: {error}")
+        return _event(asked, start, answer.status, answer.headers, content if isinstance(content, dict) else {})
+
+
+def _event(
+    asked: Event, start: float, status: int | None, headers: Mapping[str, str], content: Mapping[str, Any], **more: str
+) -> Event:
+    body = {key: content[key] for key in _BODY if key in content}
+    seen = {key: headers[key] for key in _HEADERS if key in headers}
+    name = asked.name or str(body.get("display_name", ""))
+    return Event(asked.kind, asked.instance, start, time.monotonic(), status, asked.user, name, seen, body, **more)

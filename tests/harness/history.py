@@ -27,7 +27,7 @@ class Event:
     """One request and its answer. Times are seconds of the monotonic clock, which all processes of a host share."""
 
     kind: str
-    """``read``, ``write``, ``operation``, ``login`` or ``health``."""
+    """One of ``routes.ROUTES``."""
     instance: str
     start: float
     end: float
@@ -35,7 +35,7 @@ class Event:
     """None: no answer; then ``error`` says why."""
     user: str = ""
     name: str = ""
-    """The display name that was written, which no other write uses, or that was read."""
+    """The name that was written, which no other write uses, or the display name that was read."""
     headers: dict[str, str] = field(default_factory=dict)
     body: dict[str, Any] = field(default_factory=dict)
     error: str = ""
@@ -53,7 +53,7 @@ class Event:
     def outcome(self) -> Outcome:
         """Of a write; anything that is neither acceptance nor refusal is unknown."""
         queued = self.body.get("queued")
-        if self.status in (200, 202) or (self.status == 503 and queued is True):
+        if self.status in (200, 201, 202) or (self.status == 503 and queued is True):
             return Outcome.OK
         if self.status is not None and (self.status < 500 or (self.status == 503 and queued is False)):
             return Outcome.FAIL

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import aiohttp
@@ -15,10 +16,12 @@ import asyncpg
 from devstack.stack import Stack
 from tests.harness.checker import Database, Row
 from tests.harness.client import Account
+from tests.harness.routes import LABELS, ROUTES, template
 
 T = TypeVar("T")
 PASSWORD = "correct horse battery"
 LIMIT = 8.0  # s for one request
+PAGE = 100
 _CHANGES = """SELECT substr(entity, 6) AS user_id, count(*) FROM operations
     WHERE kind = 'user.update' AND error IS NULL GROUP BY entity"""
 
@@ -108,12 +111,42 @@ class Platform:
         body = {"display_name": name}
         return await self.call("PATCH", f"/api/v1/users/{account.id}", account, at=at, json=body, headers=headers)
 
+    async def kinds(self) -> list[str]:
+        """Kinds of requests whose route the Dashboard has."""
+        document = (await self.call("GET", "/openapi.json")).body
+        known = {(method.upper(), _shape(path)) for path, methods in document["paths"].items() for method in methods}
+        return [kind for kind, route in ROUTES.items() if (route.method, _shape(template(kind))) in known]
+
+    async def equip(self, account: Account) -> Account:
+        """The account with a room and an agent of its own."""
+        room = await self.call("POST", "/api/v1/rooms", account, json={"name": "Room"})
+        agent = await self.call("POST", "/api/v1/agents", account, json={"name": "Agent"})
+        assert room.status == agent.status == 201, (room, agent)
+        return replace(account, room=room.body["id"], agent=agent.body["id"])
+
     # --- conditions
 
     async def circuit(self, dependency: str, at: str = "dashboard") -> str:
         """State of a circuit."""
         health = (await self.call("GET", "/health/detailed", at=at)).body
         return str(health["dependencies"][dependency]["circuit"])
+
+    async def circuits(self, component: str, at: Sequence[str] = ()) -> list[str]:
+        """States of all circuits that guard a component, at every service or some. One that does not answer has none
+        in a known state."""
+        found = []
+        for service in at or self.stack.topology.services:
+            try:
+                page = (await self.call("GET", "/health/detailed", at=service)).body
+            except (aiohttp.ClientError, OSError):
+                found.append("unknown")
+                continue
+            found += [one["circuit"] for one in page["dependencies"].values() if _guards(one["label"], component)]
+        return found
+
+    async def modes(self) -> dict[str, str]:
+        """The mode of each Dashboard."""
+        return {name: (await self.call("GET", "/health/detailed", at=name)).body["mode"] for name in self.dashboards}
 
     async def in_state(self, dependency: str, state: str, *, at: tuple[str, ...] = (), limit: float = 10.0) -> None:
         """Waits until the circuit is in the state, at all Dashboards unless told otherwise."""
@@ -173,8 +206,43 @@ class Platform:
             changes = await connection.fetch(_CHANGES, timeout=10)
         finally:
             await connection.close(timeout=5)
+        made = {"new_agent": await self._names("agents", "name"), "new_memory": await self._names("memories", "text")}
         return Database(
             {row["id"]: Row(row["display_name"], row["revision"]) for row in users},
             {row["id"]: row["error"] for row in settled},
             {row["user_id"]: row["count"] for row in changes},
+            {kind: names for kind, names in made.items() if names is not None},
         )
+
+    async def _names(self, table: str, column: str) -> Counter[str] | None:
+        """How often each name occurs in a table of AI Core; None: it has no such table."""
+        connection = await asyncpg.connect(self.stack.database_url("ai_core"), timeout=5)
+        try:
+            rows = await connection.fetch(f"SELECT {column} AS name FROM {table}", timeout=10)
+        except asyncpg.UndefinedTableError:
+            return None
+        finally:
+            await connection.close(timeout=5)
+        return Counter(row["name"] for row in rows)
+
+    async def rooms(self, accounts: Sequence[Account]) -> Counter[str]:
+        """How often each name occurs among the accounts' rooms."""
+        names: Counter[str] = Counter()
+        for account in accounts:
+            cursor: str | None = ""
+            while cursor is not None:
+                more = f"&cursor={cursor}" if cursor else ""
+                page = await self.call("GET", f"/api/v1/rooms?limit={PAGE}{more}", account)
+                assert page.status == 200, page
+                names.update(room["name"] for room in page.body["items"])
+                cursor = page.body["next_cursor"]
+        return names
+
+
+def _guards(label: str, component: str) -> bool:
+    return label in LABELS[component]
+
+
+def _shape(path: str) -> str:
+    """A path without the names of its parameters."""
+    return "/".join("{}" if part.startswith("{") else part for part in path.split("/"))

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.harness.checker import Database, Outage, Row, check
+from tests.harness.checker import Database, Outage, Row, check, made_once, served
 from tests.harness.history import Event, Outcome, writes_of
 
 USER = "u1"
 OUTAGE = Outage(start=10.0, noticed=12.0, healing=30.0, over=32.0)
 LABEL = {"x-degraded-mode": "true", "x-fallback-used": "redis-cache", "x-circuit-state": "open", "age": "3"}
-QUEUED = {"queued": True, "operation_id": "op2", "status_url": "/api/v1/operations/op2", "message": "saved"}
+QUEUED = {
+    "queued": True,
+    "operation_id": "op2",
+    "status_url": "/api/v1/operations/op2",
+    "error": "DEPENDENCY_UNAVAILABLE",
+    "message": "saved",
+}
 BEFORE = Database({USER: Row("old", 1)}, {"op0": None}, {USER: 0})
 AFTER = Database({USER: Row("two", 3)}, {"op0": None, "op1": None, "op2": None}, {USER: 2})
 
@@ -34,6 +41,9 @@ def stale(at: float, name: str = "one") -> Event:
     """A read that a copy served."""
     return event("read", at, name=name, headers=LABEL, body={"display_name": name, "stale": True, "as_of": "then"})
 
+
+RETRY = {"retry-after": "1", "x-retry-after": "1"}
+GONE = {"error": "DEPENDENCY_UNAVAILABLE", "message": "Try later."}
 
 GOOD = [
     event("write", 1.0, name="one"),
@@ -71,10 +81,53 @@ def test_a_good_history_has_no_violations() -> None:
         (replace(stale(15.0), headers={**LABEL, "x-fallback-used": ""}), "labelled"),
         (event("read", 41.0, name="one"), "read your writes"),
         (stale(17.0, "one"), "read your writes"),
+        (event("login", 15.0), "labelled"),
+        (event("read", 3.0, name="one", headers={"x-fallback-used": "redis-cache"}), "labelled"),
+        (event("room", 3.0, headers=LABEL), "labelled"),
+        (event("room", 3.0, 503, headers=RETRY, body=GONE), "served"),
+        (event("room", 15.0, 429, headers=RETRY, body=GONE), "served"),
+        (event("chat", 15.0, 503, body=GONE), "labelled"),
+        (event("chat", 15.0, 429, headers=RETRY, body={**GONE, "error": "CIRCUIT_OPEN"}), "labelled"),
+        (event("chat", 3.0, 503, headers=RETRY, body=GONE), "served"),
+        (event("chat", 3.0, 401), "answered"),
+        (event("translate", 3.0, body={"translated": False}), "labelled"),
+        (event("health", 15.0, 503), "served"),
+        (event("pricing", 15.0, 503, headers=RETRY, body=GONE), "served"),
     ],
 )
 def test_a_planted_event_is_found(planted: Event, rule: str) -> None:
     assert rule in rules([*GOOD, planted])
+
+
+def test_an_error_is_no_violation_where_nothing_better_is_promised() -> None:
+    assert rules([*GOOD, event("chat", 15.0, 503, headers=RETRY, body=GONE)]) == set()
+
+
+def test_two_outages_at_once_may_take_more() -> None:
+    refused = event("login", 15.0, 503, headers=RETRY, body=GONE)
+    assert rules([*GOOD, refused]) == {"served"}
+    both = [OUTAGE, replace(OUTAGE, component="redis", noticed=29.0)]
+    assert not list(served([refused], both))
+
+
+def test_a_circuit_that_never_opened_needs_no_label() -> None:
+    unseen = replace(OUTAGE, noticed=math.inf)
+    assert not [one for one in check(GOOD, BEFORE, AFTER, [unseen]) if one.rule == "labelled"]
+
+
+@pytest.mark.parametrize(
+    ("status", "count", "well"),
+    [(201, 1, True), (202, 1, True), (201, 0, False), (201, 2, False), (503, 0, True), (503, 1, True), (503, 2, False),
+     (429, 0, True), (429, 1, False)],
+)  # fmt: skip
+def test_what_is_made_is_made_once(status: int, count: int, well: bool) -> None:
+    made = event("new_agent", 3.0, status, name="a")
+    after = replace(AFTER, made={"new_agent": {"a": count}})
+    assert [one.rule for one in made_once([made], after)] == ([] if well else ["made once"])
+
+
+def test_what_nobody_counts_is_not_judged() -> None:
+    assert not list(made_once([event("new_memory", 3.0, 201, name="a")], AFTER))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from devstack import launch
-from devstack.components import Component
+from devstack.components import Component, Postgres
 from devstack.errors import ChaosError, ComponentError, NotReadyError
 from devstack.ports import DEFAULT_BASE, Ports
 from devstack.process import Process, truncate_grown
@@ -24,7 +24,9 @@ from devstack.toxiproxy import ToxiproxyClient
 Fault = Literal["killed", "frozen", "delayed", "cut"]
 READY_POLL = 0.05  # s
 WATCH_INTERVAL = 0.5  # s between looks at the components' health as processes
-TIERS = (("dashboard",), ("ai-core", "webrtc"), ("providers",), ("postgres", "redis"))  # the order of stopping
+NEEDS_LIMIT = 30.0  # s that a start waits for what it needs
+# The order of stopping. The primary waits for a standby that still listens, so that one goes first.
+TIERS = (("dashboard",), ("ai-core", "webrtc"), ("providers", "standby"), ("postgres", "redis", "kafka"))
 
 
 @dataclass
@@ -149,9 +151,7 @@ class Stack:
         await self._exit.aclose()
 
     def _clean_up(self) -> None:
-        before = self.state.read("stack.json")
-        data = before.get("components", {}).get("postgres", {}).get("data_dir")
-        for found in clean_up(self.state, Path(data) if data else None):
+        for found in clean_up(self.state):
             self._say(f"ended what a killed run had left: {found}")
 
     async def _proxy_ready(self) -> None:
@@ -161,8 +161,9 @@ class Stack:
     # --- starting and stopping ---------------------------------------------------------------------------------------
 
     async def start(self, *names: str) -> None:
-        """Starts components (all of the topology by default) at the same time, without waiting until they accept work.
-        One that cannot be started is reported by ``status`` and ``wait_ready``, and stops nobody else."""
+        """Starts components (all of the topology by default) at the same time, without waiting until they accept work;
+        only one that needs another is started when that one accepts. One that cannot be started is reported by
+        ``status`` and ``wait_ready``, and stops nobody else."""
         await asyncio.gather(self._proxy_ready(), *(self._start_one(self.unit(name)) for name in names or self.units))
         self._write()
 
@@ -188,9 +189,19 @@ class Stack:
         return await self.unit(name).component.accepts()
 
     async def _start_one(self, unit: Unit) -> None:
+        await asyncio.gather(*(self._needed(name) for name in unit.component.needs))
         async with unit.busy:
             if not unit.running:
                 await self._launch(unit)
+
+    async def _needed(self, name: str) -> None:
+        """Waits until a component accepts work, as long as it is on its way: ``prepare`` says what its lack means."""
+        unit = self.units.get(name)
+        end = time.monotonic() + NEEDS_LIMIT
+        while unit is not None and (unit.busy.locked() or unit.running) and time.monotonic() < end:
+            if await unit.component.accepts():
+                return
+            await asyncio.sleep(READY_POLL)
 
     async def _launch(self, unit: Unit) -> None:
         component = unit.component
@@ -378,8 +389,8 @@ class Stack:
 
     def _describe(self, name: str) -> dict[str, Any]:
         entry: dict[str, Any] = {"pid": self._pid(name), "url": self.unit(name).component.url}
-        if name == "postgres":
-            entry |= {"data_dir": str(self.plan.postgres.home.data), "programs": str(self.plan.postgres.home.programs)}
+        if isinstance(server := self.unit(name).component, Postgres):
+            entry |= {"data_dir": str(server.home.data), "programs": str(server.home.programs)}
         return entry
 
     def _pid(self, name: str) -> int | None:

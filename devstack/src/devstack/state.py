@@ -6,7 +6,7 @@
     ports.json      ports of the last run
     runtime.json    where PostgreSQL's files are, when they cannot be here
     run/            one record per started process: pid and identity
-    logs/  redis/  postgres/
+    logs/  redis/  postgres/  kafka/
 
 The directory itself can be traversed but not listed by others (0711), since PostgreSQL may run as another user.
 """
@@ -115,24 +115,25 @@ def same_process(pid: int, identity: str) -> bool:
     return launch.identity(pid) == identity if identity else False
 
 
-def clean_up(state: StateDir, database: Path | None) -> list[str]:
+def clean_up(state: StateDir) -> list[str]:
     """Ends what a killed supervisor left running and removes its records; returns what was found, for the user.
 
     Only call with the lock held. A process is touched only when its pid *and* its start time are those recorded, or
-    when it is a PostgreSQL process working inside our own ``database`` directory.
+    when it is a PostgreSQL process working inside a data directory of the stack that was killed.
     """
     found: list[str] = []
+    components = state.read("stack.json").get("components", {}).values()
+    databases = [Path(component["data_dir"]) for component in components if component.get("data_dir")]
     for record in sorted(state.run.iterdir()):
         pid, _, identity = record.read_text(encoding="ascii", errors="replace").strip().partition("\n")
         if pid.isdigit() and same_process(int(pid), identity):
             kill_tree(int(pid))
             found.append(f"{record.name} (pid {pid})")
         record.unlink()
-    if database is not None:
-        orphans = processes_in(database)
-        for process in orphans:
-            send(process, signal.SIGKILL)
-        found += [f"postgres backend (pid {process.pid})" for process in orphans]
+    orphans = [process for folder in databases for process in processes_in(folder)]
+    for process in orphans:
+        send(process, signal.SIGKILL)
+    found += [f"postgres backend (pid {process.pid})" for process in orphans]
     state.stack_file.unlink(missing_ok=True)
     return found
 

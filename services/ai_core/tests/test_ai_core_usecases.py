@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from ai_core.degradation import POSTGRES, PROVIDERS, ROWS, UNSAVED_HISTORY, classify
+from ai_core.degradation import ORIGINAL_TEXT, POSTGRES, PROVIDERS, ROWS, TEXT_ONLY, UNSAVED_HISTORY, classify
 from ai_core.model import (
     Agent,
     AgentUnknown,
@@ -20,6 +20,7 @@ from ai_core.model import (
 from ai_core.ports import ModelUnknown, ProviderBusy, ProviderFailed, StoreUnavailable
 from ai_core.usecases.agents import Agents
 from ai_core.usecases.chat import Chat, Provider
+from ai_core.usecases.language import Language
 from resilience import CircuitBreaker, CircuitBreakerOpen, CircuitState, FakeClock, Row, RowPolicy
 
 
@@ -39,6 +40,9 @@ class MemoryAgents:
         self._check("create")
         self.agents[agent.id] = agent
         return agent
+
+    async def abandon(self, owner_id: str, key: str, at: float) -> None:
+        self._check("abandon")
 
     async def get(self, owner_id: str, agent_id: str) -> Agent:
         self._check("get")
@@ -102,6 +106,7 @@ class World:
         self.agents = Agents(self.store, self.postgres, self.clock)
         provider = Provider(self.provider, self.providers, self.clock)
         self.chat = Chat(self.store, self.postgres, provider, "gpt-4", self.clock)
+        self.language = Language(provider, "gpt-4")
 
     def _policy(self, row: Row) -> RowPolicy:
         breaker = CircuitBreaker(
@@ -286,3 +291,36 @@ def test_history_is_bounded_in_turns_and_characters_and_begins_with_the_user() -
     assert recent([Turn("user", "x" * 30_000), Turn("assistant", "y" * 20_000), Turn("user", "z")]) == [
         Turn("user", "z")
     ]
+
+
+async def test_a_translation_is_asked_of_the_provider(world: World) -> None:
+    served = await world.language.translate("Good morning", "de", "en")
+    assert (served.value.text, served.value.translated, served.value.provider) == ("answer 1", True, "openai")
+    assert not served.degraded
+    system, text = world.provider.asked[0][1]
+    assert '"de" from "en"' in system.content
+    assert text == Turn("user", "Good morning")
+
+
+@pytest.mark.parametrize("error", [ProviderFailed("status 500"), ProviderBusy("openai", 20), ModelUnknown("gpt-4")])
+async def test_without_a_provider_the_text_comes_back(world: World, error: Exception) -> None:
+    world.provider.error = error
+    for _ in range(5):
+        served = await world.language.translate("Good morning", "de")
+        assert (served.value.text, served.value.translated) == ("Good morning", False)
+        assert [one.fallback for one in served.degradations] == [ORIGINAL_TEXT]
+
+
+async def test_a_text_that_the_provider_refuses_is_an_answer(world: World) -> None:
+    world.provider.error = RequestRefused("policy")
+    with pytest.raises(RequestRefused):
+        await world.language.translate("Good morning", "de")
+    for fields in (("", "de", ""), ("x", "", ""), ("x", 'de". Ignore', ""), ("x", "de", "1")):
+        with pytest.raises(Invalid):
+            await world.language.translate(*fields)
+
+
+async def test_speech_is_the_text(world: World) -> None:
+    served = await world.language.speak("Hello")
+    assert (served.value.text, served.value.audio) == ("Hello", None)
+    assert [one.fallback for one in served.degradations] == [TEXT_ONLY]

@@ -10,6 +10,7 @@ from typing import Any
 
 LABEL = "[simulated]"
 MODELS = ("gpt-4", "gpt-3.5-turbo")
+_TRANSLATION = re.compile(r'[Tt]ranslate\b[^"]{0,100}\binto\b[^"]{0,40}"([^"\n]{2,40})"')
 QUOTE_LIMIT = 120
 """Characters of the question that the answer repeats."""
 
@@ -33,11 +34,23 @@ def text_of(content: object) -> str:
 
 
 def answer_to(messages: Sequence[dict[str, Any]]) -> str:
-    """The answer to a conversation: quotes the question briefly and says how many messages came before it."""
+    """The answer to a conversation: quotes the question briefly and says how many messages came before it.
+
+    Asked for a translation it gives the text back, with the language that it should have been in.
+    """
+    if language := _language_in(messages):
+        return f"{LABEL} ({language}) {question_in(messages)}"
     question = " ".join(question_in(messages).split())
     quoted = question if len(question) <= QUOTE_LIMIT else question[: QUOTE_LIMIT - 1] + "…"
     turns = sum(1 for message in messages if message.get("role") in ("user", "assistant"))
     return f"{LABEL} You said: “{quoted}” (message {turns} of this conversation). No language model was asked."
+
+
+def _language_in(messages: Sequence[dict[str, Any]]) -> str:
+    """The language that the system message wants a translation into; empty when it wants none."""
+    first = messages[0] if messages else {}
+    found = _TRANSLATION.search(text_of(first.get("content"))) if first.get("role") == "system" else None
+    return found.group(1) if found else ""
 
 
 def tokens_in(text: str) -> int:

@@ -15,7 +15,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Component = Annotated[str, typer.Argument(help="postgres, redis, providers, dashboard, ai-core or webrtc.")]
+Component = Annotated[
+    str, typer.Argument(help="postgres, standby, redis, kafka, providers, dashboard, ai-core or webrtc.")
+]
 
 
 @app.command()

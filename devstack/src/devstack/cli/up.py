@@ -38,14 +38,22 @@ def up(
     state_dir: StateOption = DEFAULT_DIR,
     port_base: PortBase = str(DEFAULT_BASE),
     only: OnlyOption = "",
+    standby: Annotated[
+        bool,
+        typer.Option("--standby", help="With a standby of PostgreSQL, from which the Dashboard can read."),
+    ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when ready; `auralink down` stops it.")
     ] = False,
 ) -> None:
-    """Start the platform: PostgreSQL, Valkey, a simulated LLM provider and the three services. Ctrl-C stops it."""
-    base, topology = parse_base(port_base), parse_only(only)
+    """Start the platform: PostgreSQL, Valkey, a Kafka broker, a simulated LLM provider and the three services.
+
+    Ctrl-C stops it.
+    """
+    base, topology = parse_base(port_base), parse_only(only, standby=standby)
     if detach:
-        raise typer.Exit(_detached(StateDir(state_dir), ["--port-base", port_base, "--only", only]))
+        options = ["--port-base", port_base, "--only", only, *(["--standby"] if standby else [])]
+        raise typer.Exit(_detached(StateDir(state_dir), options))
     # Here, because drivers and frameworks come with it: half a second that other commands need not spend.
     from devstack.stack import Stack
     from devstack.supervisor import run
@@ -75,7 +83,7 @@ def parse_base(text: str) -> int | None:
     return int(text)
 
 
-def parse_only(text: str) -> Topology:
+def parse_only(text: str, *, standby: bool = False) -> Topology:
     """The platform, or the named part of it.
 
     Raises:
@@ -84,9 +92,9 @@ def parse_only(text: str) -> Topology:
     from devstack.topology import Topology
 
     names = frozenset(filter(None, text.split(",")))
-    if unknown := names - set(Topology().components):
+    if unknown := names - set(Topology(standby=standby).components):
         raise typer.BadParameter(f"no such component: {', '.join(sorted(unknown))}", param_hint="--only")
-    return Topology(only=names or None)
+    return Topology(standby=standby, only=names or None)
 
 
 def _detached(state: StateDir, options: list[str]) -> int:
@@ -155,11 +163,10 @@ def _released(state: StateDir, limit: float) -> bool:
 
 
 def _sweep(state: StateDir) -> None:
-    data = state.read("stack.json").get("components", {}).get("postgres", {}).get("data_dir")
     try:
         state.lock()
     except AlreadyRunningError as error:
         raise NoStackError(f"{error}; it is just starting or stopping: try again") from None
-    found = clean_up(state, Path(data) if data else None)
+    found = clean_up(state)
     state.unlock()
     typer.echo("\n".join(f"ended {what}" for what in found) or "nothing was running")

@@ -18,6 +18,7 @@ class Component(ABC):
     port: int
     stop_signal: signal.Signals = signal.SIGTERM
     stop_limit: float = 5.0  # s from the signal to SIGKILL
+    needs: tuple[str, ...] = ()  # components whose work ``prepare`` needs; waited for while they start
 
     @abstractmethod
     def command(self) -> Command:

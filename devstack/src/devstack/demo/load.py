@@ -1,19 +1,19 @@
-"""A user at work: one account that is read and changed steadily, every answer recorded as the caller saw it."""
+"""A user at work: one account that does a few things steadily, every answer recorded as the caller saw it."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
-READ_EVERY = 0.05  # s
-WRITE_EVERY = 0.2  # s
+from devstack.demo.habits import HABITS
+
 CALL_LIMIT = 10.0  # s: far beyond the promise, so that a broken promise is seen as what it is
 
 
@@ -22,7 +22,7 @@ class Call:
     """One request and its answer; ``status`` 0: none."""
 
     phase: str
-    kind: str  # "read" or "write"
+    kind: str  # of HABITS
     status: int
     seconds: float
     degraded: bool = False
@@ -30,20 +30,25 @@ class Call:
     queued: bool = False
     operation: str = ""
     name: str = ""  # the display name that was written or read
+    message: str = ""  # an error's text
+    waits: bool = False  # it says when to come back
     error: str = ""
 
 
 @dataclass
 class User:
-    """A registered user with a session, and the history of all calls."""
+    """A registered user with a session, a room and an agent, and the history of all calls."""
 
     session: aiohttp.ClientSession
     url: str
+    kinds: Sequence[str] = ("read", "write")
     id: str = ""
     token: str = ""
+    room: str = ""
+    agent: str = ""
     phase: str = "healthy"
     calls: list[Call] = field(default_factory=list)
-    written: int = 0
+    made: int = 0
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def register(self) -> None:
@@ -56,31 +61,27 @@ class User:
         made = await self._post("/users", {**account, "display_name": "name 0"})
         login = await self._post("/auth/login", account)
         self.id, self.token = made["id"], login["access_token"]
+        self.room = (await self._post("/rooms", {"name": "Room"}))["id"]
+        self.agent = (await self._post("/agents", {"name": "Agent"}))["id"]
 
     async def _post(self, path: str, body: dict[str, str]) -> dict[str, Any]:
-        async with self.session.post(f"{self.url}/api/v1{path}", json=body, raise_for_status=True) as response:
+        url, headers = f"{self.url}/api/v1{path}", self._headers()
+        async with self.session.post(url, json=body, headers=headers, raise_for_status=True) as response:
             return dict(await response.json())
 
     async def work(self) -> None:
-        """Reads and writes at their pace until ``leaving`` is set, then waits for the answers that are under way. Calls
-        overlap when answers are slow, as with many users."""
+        """Each kind of request at its pace until ``leaving`` is set, then waits for the answers that are under way.
+        Calls overlap when answers are slow, as with many users."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._steadily(READ_EVERY, self.read))
-            group.create_task(self._steadily(WRITE_EVERY, self.write))
+            for kind in self.kinds:
+                group.create_task(self._steadily(kind))
 
-    async def _steadily(self, every: float, action: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _steadily(self, kind: str) -> None:
         async with asyncio.TaskGroup() as group:
             while not self.leaving.is_set():
-                group.create_task(action())
+                group.create_task(self.call(kind))
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self.leaving.wait(), every)
-
-    async def read(self) -> None:
-        await self._call("read", "GET", f"/users/{self.id}")
-
-    async def write(self) -> None:
-        self.written += 1
-        await self._call("write", "PATCH", f"/users/{self.id}", f"name {self.written}")
+                    await asyncio.wait_for(self.leaving.wait(), HABITS[kind].every)
 
     async def operation(self, operation_id: str) -> str:
         """The status of a queued write, or the HTTP status when there is none."""
@@ -91,14 +92,17 @@ class User:
             return str(body.get("status", response.status)) if isinstance(body, dict) else str(response.status)
 
     def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token}"}
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
-    async def _call(self, kind: str, method: str, path: str, name: str = "") -> None:
-        body = {"display_name": name} if name else None
+    async def call(self, kind: str) -> None:
+        """One request of a kind."""
+        habit, self.made = HABITS[kind], self.made + 1
+        path, body = habit.path.format(user=self.id, room=self.room, agent=self.agent), habit.body(self.made)
+        name = str((body or {}).get("display_name", ""))
         phase, begun = self.phase, time.monotonic()
         try:
             async with self.session.request(
-                method, f"{self.url}/api/v1{path}", json=body, headers=self._headers()
+                habit.method, f"{self.url}/api/v1{path}", json=body, headers=self._headers()
             ) as response:
                 answer = await response.json(content_type=None)
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -116,12 +120,14 @@ class User:
                 degraded=response.headers.get("X-Degraded-Mode") == "true",
                 fallback=response.headers.get("X-Fallback-Used", ""),
                 queued=bool(answer.get("queued")),
-                operation=str(answer.get("operation_id", "")),
+                operation=str(answer.get("operation_id") or ""),
                 name=name or str(answer.get("display_name", "")),
+                message=str(answer.get("message", "")),
+                waits="Retry-After" in response.headers,
             )
         )
 
 
 def session() -> aiohttp.ClientSession:
-    """A client whose every call is bounded."""
-    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_LIMIT))
+    """A client whose every call is bounded. The token is its login: no cookie stands for another user's."""
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_LIMIT), cookie_jar=aiohttp.DummyCookieJar())

@@ -38,21 +38,61 @@ def every_call_is_answered_in_time(seen: Observed) -> str:
 
 
 def no_internal_error(seen: Observed) -> str:
-    bad = [call for call in seen.calls if call.status == 500]
-    return f"{len(bad)} answers were 500" if bad else ""
+    bad = [call for call in seen.calls if call.status in (500, 504)]
+    return f"{len(bad)} answers were {sorted({call.status for call in bad})}" if bad else ""
 
 
-def reads_are_served(seen: Observed) -> str:
-    bad = sorted({call.status for call in seen.during("read") if call.status != 200})
-    return f"reads were answered {bad}" if bad else ""
+def a_healthy_answer_says_nothing(seen: Observed) -> str:
+    marked = [call for call in seen.calls if call.phase in ("healthy", "recovered") and call.degraded]
+    return f"{len(marked)} healthy answers said that they were degraded" if marked else ""
 
 
-def reads_tell_that_they_are_degraded(seen: Observed) -> str:
-    marked = [call for call in seen.during("read") if call.degraded and call.fallback]
-    unmarked = [call for call in seen.calls if call.phase == "healthy" and call.degraded]
-    if not marked:
-        return "no read said that it came from a fallback"
-    return f"{len(unmarked)} healthy answers said that they were degraded" if unmarked else ""
+def is_served(kind: str, *statuses: int) -> Check:
+    """Every request of the kind is answered with one of these statuses (200), by whatever serves."""
+    good = statuses or (200,)
+
+    def check(seen: Observed) -> str:
+        bad = sorted({call.status for call in seen.during(kind) if call.status not in good})
+        return f"{kind}s were answered {bad}" if bad else "" if seen.during(kind) else f"there was no {kind}"
+
+    return check
+
+
+def is_served_by(kind: str, *fallbacks: str) -> Check:
+    """A fallback serves it, one of these, and says so."""
+
+    def check(seen: Observed) -> str:
+        marked = {call.fallback for call in seen.during(kind) if call.degraded}
+        if not marked:
+            return f"no {kind} said that it came from a fallback"
+        strange = sorted(name for name in marked if not any(one in name for one in fallbacks))
+        return f"{kind}s were served by {strange}" if strange else ""
+
+    return check
+
+
+def is_refused(kind: str, text: str) -> Check:
+    """It cannot be had: an error, that says so in the matrix's words, and when to come back."""
+
+    def check(seen: Observed) -> str:
+        refused = [call for call in seen.during(kind) if call.status in (429, 503)]
+        if not refused:
+            return f"no {kind} was refused"
+        strange = [call for call in refused if text not in call.message or not call.waits]
+        return f"{len(strange)} refusals of a {kind} do not say {text!r} and when to retry" if strange else ""
+
+    return check
+
+
+def does_not_notice(*kinds: str) -> Check:
+    """It is answered as ever, by the real thing."""
+
+    def check(seen: Observed) -> str:
+        calls = [call for call in seen.during() if call.kind in kinds]
+        noticed = [call for call in calls if call.status >= 300 or call.degraded]
+        return f"{len(noticed)} of {len(calls)} answers to {', '.join(kinds)} noticed" if noticed else ""
+
+    return check
 
 
 def writes_are_kept(seen: Observed) -> str:

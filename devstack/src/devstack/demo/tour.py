@@ -16,7 +16,7 @@ from devstack.demo.promises import RECOVERY_LIMIT, Observed
 from devstack.demo.scenarios import Scenario
 from devstack.stack import Stack
 
-HEALTHY_SECONDS = 2.0
+HEALTHY_SECONDS = 1.5
 RECOVERY_WAIT = 30.0  # s after which recovery is given up
 POLL = 0.05  # s
 
@@ -39,10 +39,11 @@ async def tour(stack: Stack, scenarios: Sequence[Scenario], say: Say) -> list[Re
 
 async def run(stack: Stack, scenario: Scenario, say: Say) -> Result:
     """One scenario: healthy, broken, healed, judged."""
-    name = scenario.dependency
-    say(f"\n{scenario.row}: {name} is {scenario.fault_name} for {scenario.seconds:g} s, under light load")
+    say(
+        f"\n{scenario.row}: {scenario.dependency} is {scenario.fault_name} for {scenario.seconds:g} s, under light load"
+    )
     async with session() as client:
-        user = User(client, stack.url(scenario.service))
+        user = User(client, stack.url(scenario.service), scenario.kinds)
         await user.register()
         working = asyncio.create_task(user.work())
         try:
@@ -61,18 +62,18 @@ async def run(stack: Stack, scenario: Scenario, say: Say) -> Result:
 async def _phases(
     stack: Stack, scenario: Scenario, user: User, client: aiohttp.ClientSession, say: Say
 ) -> float | None:
-    name = scenario.dependency
     await asyncio.sleep(HEALTHY_SECONDS)
     say(_told("healthy", user))
     user.phase = "broken"
-    await scenario.fault(stack, name)
+    await asyncio.gather(*(getattr(stack, scenario.fault)(name) for name in scenario.broken))
     try:
         await asyncio.sleep(scenario.seconds)
         say(_told("broken", user))
     finally:
         user.phase = "healed"
-        healed = await stack.heal(name)
-    say(f"  healed:  {name} accepts again after {healed.seconds:.1f} s")
+        healed = await asyncio.gather(*(stack.heal(name) for name in scenario.broken))
+    for one in healed:
+        say(f"  healed:  {one.component} accepts again after {one.seconds:.1f} s")
     recovery = await _recovered(stack, scenario, client)
     say(
         f"  recovery: {'not within' if recovery is None else ''} {recovery or RECOVERY_WAIT:.1f} s until the circuit "
@@ -90,7 +91,7 @@ async def _recovered(stack: Stack, scenario: Scenario, client: aiohttp.ClientSes
     while (spent := time.monotonic() - begun) < RECOVERY_WAIT:
         async with client.get(f"{stack.url(scenario.service)}/health/detailed") as response:
             page = await response.json()
-        closed = page["dependencies"][scenario.dependency]["circuit"] == "closed"
+        closed = all(page["dependencies"][name]["circuit"] == "closed" for name in scenario.broken)
         if closed and not any(queue.get("depth") for queue in page.get("queues", {}).values()):
             return spent
         await asyncio.sleep(POLL)
@@ -101,7 +102,7 @@ async def _judgeable(user: User, recovery: float | None) -> Observed:
     """Adds what can only be asked at the end: the final state, and what became of each queued write."""
     queued = [call.operation for call in user.calls if call.queued and call.operation]
     operations = {operation: await user.operation(operation) for operation in queued}
-    await user.read()
+    await user.call("read")
     *calls, final = user.calls
     return Observed(tuple(calls), recovery, final.name, operations)
 
@@ -109,8 +110,7 @@ async def _judgeable(user: User, recovery: float | None) -> Observed:
 def _told(phase: str, user: User) -> str:
     """What callers saw in a phase, one line per kind of call."""
     lines = [
-        _summary(phase, kind, [c for c in user.calls if (c.phase, c.kind) == (phase, kind)])
-        for kind in ("read", "write")
+        _summary(phase, kind, [c for c in user.calls if (c.phase, c.kind) == (phase, kind)]) for kind in user.kinds
     ]
     return "\n".join(lines)
 

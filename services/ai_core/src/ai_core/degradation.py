@@ -7,6 +7,13 @@ from resilience import Priority, Row, Verdict, default_classify
 UNSAVED_HISTORY = "unsaved-history"
 """The agent's answer is delivered, but the conversation could not be written down."""
 
+ORIGINAL_TEXT = "original-text"
+"""A translation's text as it came, because nobody could translate it."""
+TEXT_ONLY = "text-only"
+"""A speech's text without audio, because nobody could speak it."""
+SPEECH_ROW = "ai_core.speech"
+"""Row A5. It has no dependency and no circuit yet: no speech provider is built, its last fallback always serves."""
+
 POSTGRES = Row(
     id="ai_core.postgres",
     label="A1",
@@ -19,8 +26,8 @@ POSTGRES = Row(
     open_seconds=60,
     call_timeout=1.0,
     fallbacks=(UNSAVED_HISTORY,),
-    promise="Agents cannot be read or changed: an error and the time to retry. An answer that the provider has already "
-    "given is delivered, without being remembered.",
+    promise="Agents and memories cannot be read or changed: an error and the time to retry. An answer that the "
+    "provider has already given is delivered, without being remembered.",
     recovery="A probe finds the database within about a second of its return; a waiting migration runs then.",
     data_loss="low (the last exchange of a conversation)",
     user_text="Agents are temporarily unavailable",
@@ -37,8 +44,9 @@ PROVIDERS = Row(
     max_failures=3,
     open_seconds=30,
     call_timeout=1.5,
-    fallbacks=(),
-    promise="Chat answers with an error and the time to retry; agents can be read and changed.",
+    fallbacks=(ORIGINAL_TEXT,),
+    promise="Chat answers with an error and the time to retry, a translation is the original text, marked as not "
+    "translated; agents and memories can be read and changed.",
     recovery="A probe of the provider's model list finds it within about a second of its return.",
     data_loss="none",
     user_text="All AI providers unavailable",

@@ -6,7 +6,10 @@ and a limit that only one of two doors keeps is none.
 
 import base64
 import binascii
+import hashlib
+import json
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
@@ -18,12 +21,11 @@ PROMPT_LIMIT = 20_000
 MODEL_LIMIT = 100
 MESSAGE_LIMIT = 20_000
 KEY_LIMIT = 255
-MEMORY_LIMIT = 10_000
+TEXT_LIMIT = 10_000
+LANGUAGE_LIMIT = 35
 TAG_LIMIT = 50
 TAGS_PER_MEMORY = 20
 QUERY_LIMIT = 500
-TRANSLATION_LIMIT = 10_000
-SPEECH_LIMIT = 4_000
 VOICE_LIMIT = 50
 PAGE_LIMIT = 100
 DEFAULT_PAGE = 50
@@ -38,8 +40,8 @@ HISTORY_CHARACTERS = 40_000
 MODEL_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*"
 VISIBLE_PATTERN = r"[^\x00]*[^\x00-\x20\x7f-\xa0][^\x00]*"
 """A text without NUL that has more than spaces and control characters in it."""
-LANGUAGE_PATTERN = r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}"
-"""A language tag: the part of BCP 47 (RFC 5646) that language, script, region and one variant need."""
+LANGUAGE_PATTERN = r"[A-Za-z]+([ -][A-Za-z0-9]+)*"
+"""A language tag (BCP 47, RFC 5646) or the English name of a language."""
 VOICE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _MODEL = re.compile(MODEL_PATTERN)
 _LANGUAGE = re.compile(LANGUAGE_PATTERN)
@@ -200,6 +202,9 @@ class Listed(Protocol):
     def created_at(self) -> float: ...
 
 
+L = TypeVar("L", bound=Listed)
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """A place in a list ordered by creation time and id; opaque text outside."""
@@ -263,10 +268,22 @@ def chosen_id(text: str) -> str:
     return text
 
 
-def page_of(found: Sequence[T], size: int, after: Callable[[T], Cursor]) -> Page[T]:
-    """A page of ``size`` from one item more than that, if there are as many."""
+def checked_key(key: str) -> str:
+    """An idempotency key that must be there. Raises Invalid."""
+    if not key:
+        raise Invalid({"idempotency_key": "is missing"})
+    return checked({"idempotency_key": key})["idempotency_key"]
+
+
+def fingerprint(request: Mapping[str, object]) -> str:
+    """Tells whether a repeated idempotency key came with the same request."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def page_of(found: Sequence[L], size: int) -> Page[L]:
+    """A page of ``size``, made from one item more than that when there are as many."""
     items = list(found[:size])
-    return Page(items, str(after(items[-1])) if len(found) > size else "")
+    return Page(items, str(Cursor.after(items[-1])) if len(found) > size else "")
 
 
 _LIMITS = {
@@ -275,13 +292,18 @@ _LIMITS = {
     "model": (0, MODEL_LIMIT),
     "message": (1, MESSAGE_LIMIT),
     "idempotency_key": (0, KEY_LIMIT),
-    "memory": (1, MEMORY_LIMIT),
+    "text": (1, TEXT_LIMIT),
     "tag": (1, TAG_LIMIT),
     "query": (1, QUERY_LIMIT),
-    "translation": (1, TRANSLATION_LIMIT),
-    "speech": (1, SPEECH_LIMIT),
-    "language": (1, 35),
+    "target_language": (1, LANGUAGE_LIMIT),
+    "source_language": (0, LANGUAGE_LIMIT),
     "voice": (0, VOICE_LIMIT),
+}
+_SHAPES = {
+    "model": (_MODEL, "must be a model's name: letters, digits and . _ : / @ + -"),
+    "target_language": (_LANGUAGE, "must be a language tag, for example pt-BR, or a name in English"),
+    "source_language": (_LANGUAGE, "must be a language tag, for example pt-BR, or a name in English"),
+    "voice": (_VOICE, "must be a voice's name: letters, digits and . _ -"),
 }
 
 
@@ -295,9 +317,8 @@ def _problem(field: str, text: str) -> str:
         return "must not contain NUL or half a surrogate pair"
     if least and not _VISIBLE.fullmatch(text):
         return "must not be blank"
-    if field == "model" and text and not _MODEL.fullmatch(text):
-        return "must be a model's name: letters, digits and . _ : / @ + -"
-    return ""
+    shape, hint = _SHAPES.get(field, (None, ""))
+    return hint if shape and text and not shape.fullmatch(text) else ""
 
 
 def _encodable(text: str) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ai_core.model import Agent, Completion, Cursor, Turn
+from ai_core.model import Agent, Completion, Cursor, Match, Memory, Turn
 
 
 class StoreUnavailable(Exception):
@@ -36,8 +36,12 @@ class AgentStore(Protocol):
     async def create(self, agent: Agent, key: str, fingerprint: str) -> Agent:
         """Stores a new agent. The same owner, ``key`` and ``fingerprint`` again gives the agent made the first time.
 
-        Raises KeyReused, TooManyAgents.
+        Raises KeyReused, IdTaken, TooManyAgents.
         """
+        ...
+
+    async def abandon(self, owner_id: str, key: str, at: float) -> None:
+        """No later creation with this key makes an agent; one made before stays."""
         ...
 
     async def get(self, owner_id: str, agent_id: str) -> Agent:
@@ -62,6 +66,30 @@ class AgentStore(Protocol):
 
     async def remember(self, agent: Agent, conversation_id: str, turns: Sequence[Turn], at: float) -> None:
         """Appends turns to a conversation, keeping the newest ones; does nothing when the agent is gone."""
+        ...
+
+
+class MemoryStore(Protocol):
+    """Memories, each seen by its owner only. Every method may raise StoreUnavailable."""
+
+    async def create(self, memory: Memory, key: str, fingerprint: str) -> Memory:
+        """Stores a new memory, once per owner and key. Raises KeyReused, IdTaken, TooManyMemories."""
+        ...
+
+    async def abandon(self, owner_id: str, key: str, at: float) -> None:
+        """No later creation with this key makes a memory; one made before stays."""
+        ...
+
+    async def page(self, owner_id: str, limit: int, after: Cursor | None) -> list[Memory]:
+        """At most ``limit`` memories, newest first."""
+        ...
+
+    async def search(self, owner_id: str, query: str, limit: int) -> list[Match]:
+        """The memories that hold the query's words, best first."""
+        ...
+
+    async def delete(self, owner_id: str, memory_id: str) -> None:
+        """Raises MemoryUnknown."""
         ...
 
 

@@ -5,18 +5,23 @@ from pathlib import Path
 
 import grpc
 from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ai_core.degradation import POSTGRES, PROVIDERS, classify
+from ai_core.inbound import http, http_language
 from ai_core.inbound.grpc import AgentService
-from ai_core.inbound.http import create_router
+from ai_core.inbound.grpc_language import LanguageService, MemoryService
 from ai_core.inbound.outcome import Outcome
 from ai_core.outbound.engine import POOL_SIZE, create_engine
+from ai_core.outbound.memories import PostgresMemories
 from ai_core.outbound.openai import MAX_CONNECTIONS, OpenAIProvider
 from ai_core.outbound.postgres import PostgresAgents
 from ai_core.ports import StoreDisconnected
 from ai_core.settings import Settings
 from ai_core.usecases.agents import Agents
 from ai_core.usecases.chat import Chat, Provider
+from ai_core.usecases.language import Language
+from ai_core.usecases.memories import Memories
 from auralink.ai.v1 import ai_pb2_grpc
 from resilience import RowPolicy
 from service_kit.http import create_app
@@ -40,22 +45,32 @@ class Service:
 async def build(settings: Settings) -> Service:
     """AI Core with its real dependencies, none of which is touched yet. Call it on the loop that will serve."""
     runtime = ServiceRuntime("ai-core", settings)
-    store, postgres = _postgres(runtime, settings.database_url or "")
+    engine = create_engine(settings.database_url or "")
+    store = PostgresAgents(engine)
+    postgres = _postgres(runtime, settings.database_url or "", engine, store)
     provider, providers = _provider(runtime, settings)
     agents = Agents(store, postgres, runtime.clock)
-    chat = Chat(store, postgres, Provider(provider, providers, runtime.clock), settings.default_model, runtime.clock)
+    guarded = Provider(provider, providers, runtime.clock)
+    chat = Chat(store, postgres, guarded, settings.default_model, runtime.clock)
+    memories = Memories(PostgresMemories(engine), postgres, runtime.clock)
+    language = Language(guarded, settings.default_model)
     outcome = Outcome(TokenVerifier(settings.jwt_secret.get_secret_value()), postgres, providers)
-    router = create_router(agents, chat, outcome, chat_limit=settings.chat_limit)
-    app = create_app(runtime, routers=[router], title="AuraLink AI Core")
-    service = AgentService(agents, chat, outcome)
-    server = create_server(runtime, lambda server: ai_pb2_grpc.add_AgentServiceServicer_to_server(service, server))
-    return Service(runtime, app, server)
+    routers = [
+        http.create_router(agents, chat, outcome, chat_limit=settings.chat_limit),
+        http_language.create_router(memories, language, outcome, chat_limit=settings.chat_limit),
+    ]
+    app = create_app(runtime, routers=routers, title="AuraLink AI Core")
+
+    def add(server: grpc.aio.Server) -> None:
+        ai_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(agents, chat, outcome), server)
+        ai_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryService(memories, outcome), server)
+        ai_pb2_grpc.add_LanguageServiceServicer_to_server(LanguageService(language, outcome), server)
+
+    return Service(runtime, app, create_server(runtime, add))
 
 
-def _postgres(runtime: ServiceRuntime, url: str) -> tuple[PostgresAgents, RowPolicy]:
+def _postgres(runtime: ServiceRuntime, url: str, engine: AsyncEngine, store: PostgresAgents) -> RowPolicy:
     """Row A1, with the migrations that run as soon as the database is there."""
-    engine = create_engine(url)
-    store = PostgresAgents(engine)
     policy = runtime.policy(
         POSTGRES,
         classify=classify,
@@ -67,7 +82,7 @@ def _postgres(runtime: ServiceRuntime, url: str) -> tuple[PostgresAgents, RowPol
     migrator = Migrator(url, MIGRATIONS, policy=policy, ping=store.ping, clock=runtime.clock)
     runtime.background("migrations", migrator.run)
     runtime.on_close(engine.dispose, "postgres")
-    return store, policy
+    return policy
 
 
 def _provider(runtime: ServiceRuntime, settings: Settings) -> tuple[OpenAIProvider, RowPolicy]:

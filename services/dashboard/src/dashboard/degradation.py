@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from resilience import Priority, Row
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from resilience import Mode, Priority, Row
 
 POSTGRES_STANDBY = "postgres-standby"
 REDIS_CACHE = "redis-cache"
 MEMORY_CACHE = "memory-cache"
 REDIS_QUEUE = "redis-queue"
+ROOMS_DATABASE = "rooms-database"
 MEMORY_SESSIONS = "memory-sessions"
+ORIGINAL_TEXT = "original-text"
+TEXT_ONLY = "text-only"
 EVENT_BUFFER = "event-buffer"
+SAFE_DEFAULTS = "safe-defaults"
+PARTIAL_ANSWER = "partial-answer"
+DATABASE_PRICE = "database-price"
+STALE_PRICE = "stale-price"
+DEFAULT_PRICE = "default-price"
 
 QUEUED_TEXT = "Service temporarily unavailable. Your change is saved and will be applied."
+QUEUED_AGENT_TEXT = "AI temporarily unavailable. Your agent is saved and will be created."
 
 POSTGRES = Row(
     id="dashboard.postgres",
@@ -24,7 +36,7 @@ POSTGRES = Row(
     max_failures=5,
     open_seconds=60,
     call_timeout=1.0,
-    fallbacks=(POSTGRES_STANDBY, REDIS_CACHE, MEMORY_CACHE, REDIS_QUEUE),
+    fallbacks=(POSTGRES_STANDBY, REDIS_CACHE, MEMORY_CACHE, SAFE_DEFAULTS, REDIS_QUEUE),
     promise="Reads are answered by the standby when there is one, then from the Redis copy, then the process's own, "
     "marked stale and showing the reader's own queued writes as pending; writes are queued and answered 503 with "
     "queued: true, or 202 when asked for.",
@@ -45,7 +57,7 @@ REDIS = Row(
     max_failures=3,
     open_seconds=30,
     call_timeout=0.6,
-    fallbacks=(MEMORY_SESSIONS,),
+    fallbacks=(MEMORY_SESSIONS, DATABASE_PRICE, STALE_PRICE, DEFAULT_PRICE),
     promise="Sessions this instance has seen in the last 5 minutes stay valid, logged-out ones stay logged out; a new "
     "login lives on this instance only; login limits are off; writes go to the database.",
     recovery="Sessions made or ended meanwhile are written to Redis when it is back.",
@@ -64,9 +76,12 @@ AI_CORE = Row(
     max_failures=5,
     open_seconds=60,
     call_timeout=1.8,
-    fallbacks=(),
-    promise="Agents and chat answer with an error and the time to retry; accounts and rooms are untouched.",
-    recovery="The channel finds a restarted AI Core within about a second.",
+    fallbacks=(ORIGINAL_TEXT, REDIS_QUEUE, TEXT_ONLY, REDIS_CACHE, MEMORY_CACHE),
+    promise="Chat answers 503 and the time to retry; a translation is the original text, speech the text alone; new "
+    "agents and memories are queued (202, 201) and shown as pending; agents and memories that were read before are "
+    "served from a copy. Accounts and rooms are untouched.",
+    recovery="The channel finds a restarted AI Core within about a second; the queue is drained as soon as the circuit "
+    "closes, in order per owner, each creation once.",
     data_loss="none",
     user_text="AI temporarily unavailable",
 )
@@ -81,10 +96,13 @@ WEBRTC = Row(
     impact="high",
     max_failures=3,
     open_seconds=30,
-    call_timeout=1.8,
-    fallbacks=(),
-    promise="Rooms answer with an error and the time to retry; accounts and agents are untouched.",
-    recovery="The channel finds a restarted WebRTC service within about a second.",
+    call_timeout=0.9,
+    fallbacks=(ROOMS_DATABASE, REDIS_CACHE, MEMORY_CACHE),
+    promise="Rooms cannot be made, deleted or joined: an error at once and the time to retry. Rooms and call history "
+    "stay readable: rooms as the Dashboard last saw them, from its database, else from a copy, marked stale. Accounts "
+    "and agents are untouched.",
+    recovery="The channel finds a restarted WebRTC service within about a second; the next look at a room corrects "
+    "what is kept of it.",
     data_loss="none",
     user_text="Video calling temporarily unavailable",
 )
@@ -127,5 +145,25 @@ STANDBY = Row(
     data_loss="none",
     user_text="Data may be outdated",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What a mode changes (matrix, "Modes")."""
+
+    copies_live: float
+    """By how much longer copies in memory are kept."""
+    optional_parts: bool
+    """Whether expensive optional parts of answers are worked out."""
+    live_updates: bool
+    essential_only: bool
+    """Whether only essential endpoints answer."""
+
+
+EFFECTS: Mapping[Mode, Effects] = {
+    Mode.NORMAL: Effects(copies_live=1, optional_parts=True, live_updates=True, essential_only=False),
+    Mode.DEGRADED: Effects(copies_live=4, optional_parts=False, live_updates=True, essential_only=False),
+    Mode.EMERGENCY: Effects(copies_live=12, optional_parts=False, live_updates=False, essential_only=True),
+}
 
 ROWS: tuple[Row, ...] = (POSTGRES, REDIS, AI_CORE, WEBRTC, EVENT_STREAM, STANDBY)

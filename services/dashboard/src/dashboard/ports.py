@@ -5,11 +5,31 @@ A method may raise its dependency's own errors; the policy of the row, wired aro
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import date, datetime
+from typing import Any, Protocol, TypeVar
 
-from dashboard.model import Agent, Credentials, Page, Reply, Room, RoomTicket, Session, User
-from resilience import Operation, OperationRecord, Rung, Served
+from dashboard.model import (
+    Agent,
+    Analytics,
+    Call,
+    Claim,
+    Credentials,
+    Found,
+    Memory,
+    Page,
+    Reply,
+    Report,
+    Room,
+    RoomTicket,
+    Session,
+    SlowStatement,
+    Speech,
+    Translation,
+    User,
+    Zone,
+)
+from resilience import Decision, Operation, OperationRecord, Quota, Rung, Served
 
 T = TypeVar("T")
 
@@ -83,15 +103,19 @@ class Copies(Protocol):
 
 
 class Sessions(Protocol):
-    """Who is logged in."""
+    """Who is logged in. What has ended stays so on every instance, whichever store is away."""
 
     async def create(self, session: Session, seconds: float) -> Served[None]: ...
 
-    async def check(self, session_id: str) -> Served[None]:
-        """Raises SessionUnknown."""
+    async def check(self, session_id: str, user_id: str = "") -> Served[None]:
+        """Raises SessionUnknown: this session has ended, all of the user's have, or nobody knows it."""
         ...
 
     async def end(self, session_id: str) -> Served[None]: ...
+
+    async def end_all(self, user_id: str) -> Served[None]:
+        """All sessions of a deleted account."""
+        ...
 
 
 class LoginLimit(Protocol):
@@ -102,6 +126,123 @@ class LoginLimit(Protocol):
         ...
 
     async def failed(self, email: str) -> None: ...
+
+
+class RequestLimit(Protocol):
+    """At most so many requests per key, by all instances together; off while Redis is away."""
+
+    name: str
+    quota: Quota
+
+    def take_now(self, key: str) -> Decision | None:
+        """One request, when this can be decided at once; else None."""
+        ...
+
+    async def take(self, key: str) -> Decision | None:
+        """One request; None while the limit is off."""
+        ...
+
+
+class Announce(Protocol):
+    """Tells the event stream and the live page what has happened; never waits, never raises (row D5)."""
+
+    def __call__(self, kind: str, subject: str, data: Mapping[str, object], /, *, event_id: str | None = None) -> None:
+        """``kind``: "user.changed"; ``subject``: "user:<id>", whose events stay in order; ``data``: of JSON.
+
+        ``event_id``: by which doubles are known; a new one when None. Users whom it concerns are told live when
+        ``data`` names them as ``owner_id``, ``user_id`` or among ``user_ids``.
+        """
+        ...
+
+
+def silent(_kind: str, _subject: str, _data: Mapping[str, object], /, *, event_id: str | None = None) -> None:
+    """Announces nothing."""
+
+
+class Kept(Protocol[T]):
+    """Last known good copies of one kind of value. A key names the owner: nobody is served another's."""
+
+    def keep(self, key: str, value: T) -> None:
+        """Takes note of a fresh value; cheap, writes behind."""
+        ...
+
+    def rungs(self, key: str) -> tuple[Rung[T], Rung[T]]:
+        """The steps of a ladder that serve a copy: from Redis, then from this process's memory."""
+        ...
+
+
+class Activity(Protocol):
+    """What a user did, from the tables of calls and rooms."""
+
+    async def analytics(self, user_id: str) -> Analytics: ...
+
+    async def days(self, kind: str, user_id: str, first: date, last: date) -> list[dict[str, Any]]:
+        """One entry (``day`` and numbers) for each of these days on which something happened; ``kind`` of report."""
+        ...
+
+
+class ReportRows(Protocol):
+    """Reports in PostgreSQL. Who makes one holds a claim; a write under a claim that was taken over changes nothing."""
+
+    async def create(self, report: Report, *, lease: float | None, keep: int) -> None:
+        """A new report, claimed for ``lease`` seconds unless None; the owner's oldest beyond ``keep`` are removed.
+
+        Repeating it changes nothing.
+        """
+        ...
+
+    async def get(self, report_id: str, owner_id: str) -> Report:
+        """Raises ReportUnknown."""
+        ...
+
+    async def claim(self, lease: float) -> Claim | None:
+        """The oldest report that nobody is making; None when there is none."""
+        ...
+
+    async def save(
+        self, claim: Claim, days: list[dict[str, Any]], next_day: str, progress: float, lease: float
+    ) -> bool:
+        """What is there so far, and the lease renewed; False when the claim was taken over."""
+        ...
+
+    async def finish(self, claim: Claim, *, result: dict[str, Any] | None = None, error: str | None = None) -> bool:
+        """Done, or failed with ``error``; False when the claim was taken over."""
+        ...
+
+
+class Zones(Protocol):
+    """Pricing zones in PostgreSQL."""
+
+    async def get(self, zone: str) -> Zone | None: ...
+
+    async def note(self, active: Mapping[str, int]) -> None:
+        """Takes note of the active participants of zones; new zones get the usual fare and capacity."""
+        ...
+
+
+class Demand(Protocol):
+    """Who takes part in calls, per pricing zone, as seen by all instances."""
+
+    def joined(self, zone: str, user_id: str, room_id: str) -> None:
+        """Takes note of a participant; cheap, writes behind, best effort."""
+        ...
+
+    async def active(self, zone: str) -> int:
+        """Active participants now."""
+        ...
+
+
+class QueryTimes(Protocol):
+    """How long the statements of a database took, as measured here; from ``threshold`` seconds on they are slow."""
+
+    threshold: float
+
+    @property
+    def count(self) -> int:
+        """Executions in all."""
+        ...
+
+    def slow(self) -> list[SlowStatement]: ...
 
 
 class Hasher(Protocol):
@@ -117,21 +258,129 @@ class Hasher(Protocol):
 
 
 class Rooms(Protocol):
-    """The WebRTC service, called for the user of the current request."""
+    """The WebRTC service, called for the user of the current request. Reads take what serves in its place.
+
+    ``as_of`` is None exactly when WebRTC itself answered.
+    """
 
     async def create(self, name: str, max_participants: int) -> Served[Room]: ...
-    async def get(self, room_id: str) -> Served[Room]: ...
-    async def page(self, limit: int, cursor: str | None) -> Served[Page[Room]]: ...
-    async def delete(self, room_id: str) -> Served[None]: ...
-    async def ticket(self, room_id: str) -> Served[RoomTicket]: ...
+
+    async def get(self, room_id: str, *rungs: Rung[Room]) -> Served[Room]:
+        """Raises RoomUnknown."""
+        ...
+
+    async def page(self, limit: int, cursor: str | None, *rungs: Rung[Page[Room]]) -> Served[Page[Room]]: ...
+
+    async def delete(self, room_id: str) -> Served[None]:
+        """Raises RoomUnknown."""
+        ...
+
+    async def ticket(self, room_id: str) -> Served[RoomTicket]:
+        """Raises RoomUnknown."""
+        ...
 
 
-class Agents(Protocol):
-    """The AI Core service, called for the user of the current request."""
+class RoomProjection(Protocol):
+    """What is known here of WebRTC's rooms, for the time without it (row D4). Noting costs next to nothing.
 
-    async def create(self, name: str, prompt: str, model: str, key: str) -> Served[Agent]: ...
-    async def get(self, agent_id: str) -> Served[Agent]: ...
-    async def page(self, limit: int, cursor: str | None) -> Served[Page[Agent]]: ...
-    async def change(self, agent_id: str, fields: dict[str, str]) -> Served[Agent]: ...
-    async def delete(self, agent_id: str) -> Served[None]: ...
+    ``since`` is the unix time before WebRTC was asked: of two things known of one room the later one holds.
+    """
+
+    def created(self, room: Room) -> None: ...
+    def seen(self, room: Room, since: float) -> None: ...
+
+    def listed(self, owner_id: str, cursor: str | None, page: Page[Room], since: float) -> None:
+        """The owner's rooms between the page's ends are these and no others."""
+        ...
+
+    def deleted(self, room_id: str, owner_id: str) -> None: ...
+
+    def missing(self, room_id: str) -> None:
+        """WebRTC does not know the room."""
+        ...
+
+    def room(self, room_id: str) -> tuple[Rung[Room], ...]:
+        """The steps of a ladder that read a room; they raise RoomUnknown when it is known to be gone."""
+        ...
+
+    def page(self, owner_id: str, limit: int, cursor: str | None) -> tuple[Rung[Page[Room]], ...]:
+        """The same for the owner's list; raise CursorInvalid."""
+        ...
+
+
+class StoredCalls(Protocol):
+    """Calls in PostgreSQL."""
+
+    async def page(self, user_id: str, limit: int, cursor: str | None) -> Page[Call]:
+        """The user's calls, newest first. Raises CursorInvalid."""
+        ...
+
+    async def get(self, user_id: str, call_id: str) -> Call:
+        """Raises CallUnknown, also when the user took no part."""
+        ...
+
+    async def change(self, call_id: str, merge: Callable[[Call | None], Call]) -> None:
+        """Puts what ``merge`` makes of the call, or of None, in its place, while nobody else changes it."""
+        ...
+
+
+class CallCopies(Protocol):
+    """Last known good copies of the first page of each user's history."""
+
+    def keep(self, user_id: str, page: Page[Call]) -> None: ...
+    def page(self, user_id: str, limit: int) -> tuple[Rung[Page[Call]], ...]: ...
+    def call(self, user_id: str, call_id: str) -> tuple[Rung[Call], ...]: ...
+
+
+class Event(Protocol):
+    """Something that has happened, as the event stream delivers it: at least once, in any order."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def time(self) -> datetime: ...
+    @property
+    def data(self) -> Mapping[str, Any]: ...
+
+
+class AiCore(Protocol):
+    """The AI Core service, called for the user of the current request, without a policy: that is the use case's.
+
+    Whoever makes something chooses its id; ``key`` makes a repeated call the same operation.
+    """
+
+    async def create_agent(self, agent_id: str, name: str, prompt: str, model: str, key: str) -> Served[Agent]: ...
+    async def agent(self, agent_id: str) -> Served[Agent]: ...
+    async def agents(self, limit: int, cursor: str | None) -> Served[Page[Agent]]: ...
+    async def change_agent(self, agent_id: str, fields: dict[str, str]) -> Served[Agent]: ...
+    async def delete_agent(self, agent_id: str) -> Served[None]: ...
     async def chat(self, agent_id: str, message: str, conversation_id: str) -> Served[Reply]: ...
+    async def create_memory(self, memory_id: str, text: str, tags: Sequence[str], key: str) -> Served[Memory]: ...
+    async def memories(self, limit: int, cursor: str | None) -> Served[Page[Memory]]: ...
+    async def search(self, query: str, limit: int) -> Served[Found]: ...
+    async def delete_memory(self, memory_id: str) -> Served[None]: ...
+    async def translate(self, text: str, target: str, source: str) -> Served[Translation]: ...
+    async def speak(self, text: str, voice: str) -> Served[Speech]: ...
+
+
+class AiCopies(Protocol):
+    """Last known good copies of a user's agents and memories, for the time without AI Core; of lists the first page."""
+
+    def keep_agent(self, owner: str, agent: Agent) -> None: ...
+    def keep_agents(self, owner: str, limit: int, page: Page[Agent]) -> None: ...
+    def keep_memories(self, owner: str, limit: int, page: Page[Memory]) -> None: ...
+    def agent(self, owner: str, agent_id: str) -> tuple[Rung[Agent], ...]: ...
+    def agents(self, owner: str, limit: int) -> tuple[Rung[Page[Agent]], ...]: ...
+    def memories(self, owner: str, limit: int) -> tuple[Rung[Page[Memory]], ...]: ...
+
+    async def forget_agent(self, owner: str, agent_id: str) -> None:
+        """Drops the copies of a deleted agent, the list's as well; best effort."""
+        ...
+
+    async def forget_memories(self, owner: str) -> None:
+        """Drops the copy of the list, as one of it is deleted; best effort."""
+        ...

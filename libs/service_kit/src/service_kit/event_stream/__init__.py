@@ -6,7 +6,7 @@ doubles. The only place that knows aiokafka.
 
 from .consumer import ConsumerStats, EventConsumer, Handler
 from .domain_event import DomainEvent, UnreadableEvent
-from .kafka import classify, is_outage, probe
+from .kafka import classify, is_outage
 from .publisher import DEAD_TOPIC, TOPIC, EventPublisher, PublisherStats
 
 __all__ = [
@@ -21,5 +21,4 @@ __all__ = [
     "UnreadableEvent",
     "classify",
     "is_outage",
-    "probe",
 ]

@@ -41,7 +41,6 @@ class Bookmarks:
     def begin(self, ends: dict[int, int]) -> dict[int, int]:
         """Offsets to seek, given the partitions' ends: the first time all that is written from now on."""
         starts = {partition: self._start(partition, end) for partition, end in ends.items()}
-        self._marks = {partition: mark for partition, mark in self._marks.items() if partition in ends}
         self._begun = True
         return starts
 

@@ -34,9 +34,7 @@ class DomainEvent:
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @classmethod
-    def new(
-        cls, type: str, *, subject: str, data: Mapping[str, Any] | None = None, id: str | None = None
-    ) -> Self:
+    def new(cls, type: str, *, subject: str, data: Mapping[str, Any] | None = None, id: str | None = None) -> Self:
         """An event that has just happened; `id` is that of the operation that caused it, where there is one.
 
         Raises:

@@ -7,6 +7,8 @@ replaced rather than waited for.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -18,7 +20,7 @@ from aiokafka.protocol.metadata import MetadataRequest  # type: ignore[import-un
 
 from resilience.breaker import Verdict
 from resilience.clock import SYSTEM_CLOCK, Clock
-from resilience.deadline import hard_timeout
+from resilience.deadline import ABANDONED, hard_timeout
 from resilience.errors import BulkheadFull, CallTimeout, CircuitBreakerOpen, RateLimited, TransientError
 
 # Its lines repeat themselves many times a second during an outage, and quote whole records on level debug. What matters
@@ -26,6 +28,8 @@ from resilience.errors import BulkheadFull, CallTimeout, CircuitBreakerOpen, Rat
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 RETRY_BACKOFF_MS = 100
+STOP_LIMIT = 3.0  # seconds for a replaced client to end by itself
+CLOSE_LIMIT = 0.5  # and then for its sockets
 AWAY = (CircuitBreakerOpen, BulkheadFull, RateLimited, CallTimeout, TransientError)
 """Raised in place of an answer by the policy and the limits around a call."""
 
@@ -54,8 +58,8 @@ _RECORD_FAULTS = (errors.RecordTooLargeError, errors.UnsupportedCodecError, erro
 def is_outage(error: BaseException) -> bool:
     """Whether the stream is away, so that the same records are to be sent again later; else they were refused.
 
-    An answer with an error code that the client does not know is a refusal: codes newer than it (87, INVALID_RECORD, for
-    one) arrive as `UnknownError`, and a record refused by a schema must not hold up those behind it for ever.
+    An answer with an error code that the client does not know is a refusal: newer codes (87, INVALID_RECORD, for one)
+    arrive as `UnknownError`, and a record refused by a schema must not hold up those behind it for ever.
     """
     if isinstance(error, errors.BrokerResponseError):
         return bool(error.retriable) or isinstance(error, _BROKER_FAULTS)
@@ -133,7 +137,7 @@ class Watch:
                 partitions = await hard_timeout(self._ask(), self._timeout, name="event stream watch")
                 if partitions != self.partitions:
                     self._lost = errors.StaleMetadata("the topic has other partitions now")
-            except (errors.KafkaError, OSError, TimeoutError, *AWAY) as error:
+            except Exception as error:  # noqa: BLE001 - a watch that has failed must not look like one that is content
                 self._lost = self._lost or error
 
     def check(self) -> None:
@@ -161,10 +165,32 @@ class Watch:
         return frozenset(partitions)
 
 
-async def give_up(stop: Callable[[], Awaitable[object]], client: Any, *, seconds: float) -> None:
-    """Stop a producer or consumer; one that does not end in time, as when the broker is frozen, loses its sockets."""
-    try:
-        await hard_timeout(stop(), seconds, name="event stream stop")
-    except Exception:  # noqa: BLE001 - it is thrown away; whatever ails it, its sockets have to go
-        for connection in list(client._conns.values()):  # its own close() may wait for the broker
-            connection.close()
+class Retired:
+    """Producers and consumers that were replaced: they end by themselves in the background, within a bounded time."""
+
+    def __init__(self) -> None:
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def add(self, stop: Callable[[], Awaitable[object]], client: Any, call: asyncio.Task[None] | None = None) -> None:
+        """Run `stop`, and close the `client` in any case: with a frozen broker the first may not end.
+
+        `call` may still be on its way. It is cancelled only when nothing answers it any more: before that, the client
+        would leave a part of it behind, whose error asyncio then complains of.
+        """
+        task = asyncio.get_running_loop().create_task(_end(stop, client, call))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def wait(self, seconds: float) -> None:
+        """Until all have ended, for `seconds` at most."""
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=seconds)
+
+
+async def _end(stop: Callable[[], Awaitable[object]], client: Any, call: asyncio.Task[None] | None) -> None:
+    # A consumer's stop() can end half-way in a CancelledError of its own making, and leave the client running.
+    for step, limit in ((stop, STOP_LIMIT), (client.close, CLOSE_LIMIT)):
+        with contextlib.suppress(Exception, asyncio.CancelledError):
+            await hard_timeout(step(), limit, name="event stream stop")
+    if call is not None:
+        ABANDONED.abandon(call)

@@ -49,7 +49,15 @@ SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
 ]
+# Browsers ignore it where the connection is not encrypted (RFC 6797, section 8.1).
+STRICT_TRANSPORT: tuple[bytes, bytes] = (b"strict-transport-security", b"max-age=31536000")
+# Of answers that do not set their own: they are data, which no browser has to render and nobody else may keep.
+_CSP, _CACHE = b"content-security-policy", b"cache-control"
+_DATA_CSP = (_CSP, b"default-src 'none'; frame-ancestors 'none'")
+_DATA_CACHE = (_CACHE, b"no-store")
+_HTML = b"text/html"
 
 
 class Edge:
@@ -61,6 +69,8 @@ class Edge:
         self.limit = runtime.settings.request_timeout
         self.slow = runtime.settings.slow_request
         self.max_body = runtime.settings.max_body
+        production = runtime.settings.environment == "production"
+        self.security = [*SECURITY_HEADERS, STRICT_TRANSPORT] if production else SECURITY_HEADERS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -220,7 +230,8 @@ class Exchange:
         headers = list(message["headers"])
         if (b"content-type", _EVENT_STREAM) in headers or (b"content-type", _EVENT_STREAM_UTF8) in headers:
             self.rearm(None)
-        headers += SECURITY_HEADERS
+        headers += _of_data(headers)
+        headers += self._edge.security
         headers.append((b"x-request-id", self._state.request_id.encode("ascii")))
         if self._state.headers:
             headers += self._state.headers
@@ -301,6 +312,19 @@ class Exchange:
         if self._span is not None:
             found = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
             self._span.end(f"{method} {route}", found, failed=status >= 500)
+
+
+def _of_data(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers of data that are not set yet; a page (the console, /docs) has its own or does without."""
+    policy, cache = True, True
+    for name, value in headers:
+        if name == _CSP:
+            policy = False
+        elif name == _CACHE:
+            cache = False
+        elif name == b"content-type" and value.startswith(_HTML):
+            policy = False
+    return [_DATA_CSP] * policy + [_DATA_CACHE] * cache
 
 
 def respond_in(state: context.RequestContext, error: ServiceError) -> Any:

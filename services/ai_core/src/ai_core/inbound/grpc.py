@@ -27,7 +27,8 @@ class AgentService(ai_pb2_grpc.AgentServiceServicer):
     async def CreateAgent(self, request: ai_pb2.CreateAgentRequest, context: Context) -> ai_pb2.CreateAgentResponse:
         """A new agent."""
         user = self._outcome.caller()
-        made = self._agents.create(user, request.name, request.system_prompt, request.model, request.idempotency_key)
+        texts = request.name, request.system_prompt, request.model
+        made = self._agents.create(user, *texts, request.idempotency_key, request.id)
         return ai_pb2.CreateAgentResponse(agent=_message(await self._outcome.of(made)))
 
     async def GetAgent(self, request: ai_pb2.GetAgentRequest, context: Context) -> ai_pb2.GetAgentResponse:
@@ -68,6 +69,11 @@ class AgentService(ai_pb2_grpc.AgentServiceServicer):
             simulated=reply.simulated,
         )
 
+    async def AbandonAgent(self, request: ai_pb2.AbandonAgentRequest, context: Context) -> ai_pb2.AbandonAgentResponse:
+        """Gives up a creation that nobody should make any more."""
+        await self._outcome.of(self._agents.abandon(self._outcome.caller(), request.idempotency_key))
+        return ai_pb2.AbandonAgentResponse()
+
 
 def _masked(request: ai_pb2.UpdateAgentRequest) -> dict[str, str]:
     """The fields to change; the use case refuses names that it does not know."""
@@ -81,11 +87,12 @@ def _message(agent: Agent) -> ai_pb2.Agent:
         name=agent.name,
         system_prompt=agent.system_prompt,
         model=agent.model,
-        created_at=_timestamp(agent.created_at),
-        updated_at=_timestamp(agent.updated_at),
+        created_at=timestamp(agent.created_at),
+        updated_at=timestamp(agent.updated_at),
     )
 
 
-def _timestamp(seconds: float) -> Timestamp:
+def timestamp(seconds: float) -> Timestamp:
+    """Unix seconds in the protocol's form."""
     microseconds = round(seconds * 1_000_000)
     return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000)

@@ -7,7 +7,17 @@ policies raise by themselves is known to both doors already; any other exception
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from ai_core.model import AgentUnknown, DomainError, Invalid, KeyReused, RequestRefused, TooManyAgents
+from ai_core.model import (
+    AgentUnknown,
+    DomainError,
+    IdTaken,
+    Invalid,
+    KeyReused,
+    MemoryUnknown,
+    RequestRefused,
+    TooManyAgents,
+    TooManyMemories,
+)
 from ai_core.ports import ProviderBusy, ProviderFailed, StoreUnavailable
 from resilience import RowPolicy, Served
 from service_kit.context import bearer_token, report
@@ -49,9 +59,15 @@ def _refusal(error: DomainError) -> ServiceError:
             return ValidationFailed(str(error))
         case AgentUnknown():
             return NotFound("There is no such agent.")
+        case MemoryUnknown():
+            return NotFound("There is no such memory.")
         case KeyReused():
-            return Conflict("This idempotency key was used for another agent.")
+            return Conflict("This idempotency key was used for another request.")
+        case IdTaken():
+            return Conflict("This id belongs to something else.")
         case TooManyAgents():
             return Conflict("You have as many agents as one may have. Delete one first.")
+        case TooManyMemories():
+            return Conflict("You have as many memories as one may have. Delete one first.")
         case _:
             raise error

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,17 +16,16 @@ from ai_core.model import (
     Agent,
     AgentUnknown,
     Cursor,
+    IdTaken,
     KeyReused,
     TooManyAgents,
     Turn,
 )
 from ai_core.outbound.engine import reading, writing
+from ai_core.outbound.keys import Keys, moment, moment_us
 from ai_core.outbound.tables import agent_creations, agents, conversations
 
-KEY_LIFETIME = timedelta(hours=24)
-"""How long an idempotency key is remembered."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_KEYS = Keys(agent_creations)
 
 
 class PostgresAgents:
@@ -43,10 +42,14 @@ class PostgresAgents:
     async def create(self, agent: Agent, key: str, fingerprint: str) -> Agent:
         """Stores a new agent, once per owner and key."""
         async with writing(self._engine) as connection:
-            if key and not await _claim(connection, agent, key, fingerprint):
+            if key and not await _KEYS.claim(connection, agent.owner_id, key, agent.id, fingerprint, agent.created_at):
                 return await _made_before(connection, agent.owner_id, key, fingerprint)
-            await _insert(connection, agent)
-        return agent
+            return await _insert(connection, agent)
+
+    async def abandon(self, owner_id: str, key: str, at: float) -> None:
+        """No later creation with this key makes an agent."""
+        async with writing(self._engine) as connection:
+            await _KEYS.abandon(connection, owner_id, key, at)
 
     async def get(self, owner_id: str, agent_id: str) -> Agent:
         """One agent of the owner."""
@@ -57,7 +60,7 @@ class PostgresAgents:
         """The newest agents, or those after a cursor."""
         query = agents.select().where(agents.c.owner_id == owner_id)
         if after is not None:
-            place = sa.tuple_(sa.literal(_moment_us(after.created_us), agents.c.created_at.type), _id(after.id))
+            place = sa.tuple_(sa.literal(moment_us(after.created_us), agents.c.created_at.type), _id(after.id))
             query = query.where(sa.tuple_(agents.c.created_at, agents.c.id) < place)
         query = query.order_by(agents.c.created_at.desc(), agents.c.id.desc()).limit(limit)
         async with reading(self._engine) as connection:
@@ -65,7 +68,7 @@ class PostgresAgents:
 
     async def update(self, owner_id: str, agent_id: str, fields: Mapping[str, str], at: float) -> Agent:
         """Sets the given fields."""
-        change = agents.update().where(*_own(owner_id, agent_id)).values({**fields, "updated_at": _moment(at)})
+        change = agents.update().where(*_own(owner_id, agent_id)).values({**fields, "updated_at": moment(at)})
         async with writing(self._engine) as connection:
             row = (await connection.execute(change.returning(agents))).one_or_none()
         if row is None:
@@ -92,7 +95,7 @@ class PostgresAgents:
     async def remember(self, agent: Agent, conversation_id: str, turns: Sequence[Turn], at: float) -> None:
         """Appends turns; concurrent exchanges of one conversation are both kept."""
         added = [{"role": turn.role, "content": turn.content} for turn in turns]
-        values = {"agent": agent.id, "owner": agent.owner_id, "id": conversation_id, "at": _moment(at)}
+        values = {"agent": agent.id, "owner": agent.owner_id, "id": conversation_id, "at": moment(at)}
         async with writing(self._engine) as connection:
             begun = await connection.execute(_APPEND, {**values, "turns": json.dumps(added), "keep": HISTORY_TURNS})
             if begun.scalar_one_or_none():
@@ -121,37 +124,15 @@ _FORGET_OLD = sa.text("""
 """)
 
 
-async def _claim(connection: AsyncConnection, agent: Agent, key: str, fingerprint: str) -> bool:
-    """Whether the key is new; a concurrent request with the same key waits here for the other's commit."""
-    await connection.execute(
-        agent_creations.delete().where(
-            agent_creations.c.owner_id == agent.owner_id,
-            agent_creations.c.created_at < _moment(agent.created_at) - KEY_LIFETIME,
-        )
-    )
-    claim = insert(agent_creations).values(
-        owner_id=agent.owner_id,
-        key=key,
-        agent_id=agent.id,
-        fingerprint=fingerprint,
-        created_at=_moment(agent.created_at),
-    )
-    claimed = await connection.execute(claim.on_conflict_do_nothing().returning(agent_creations.c.agent_id))
-    return claimed.one_or_none() is not None
-
-
 async def _made_before(connection: AsyncConnection, owner_id: str, key: str, fingerprint: str) -> Agent:
-    query = agent_creations.select().where(agent_creations.c.owner_id == owner_id, agent_creations.c.key == key)
-    made = (await connection.execute(query)).one_or_none()
-    if made is None or made.fingerprint != fingerprint:
-        raise KeyReused
+    made_id = await _KEYS.made(connection, owner_id, key, fingerprint)
     try:
-        return await _one(connection, owner_id, made.agent_id)
+        return await _one(connection, owner_id, made_id)
     except AgentUnknown:
         raise KeyReused from None
 
 
-async def _insert(connection: AsyncConnection, agent: Agent) -> None:
+async def _insert(connection: AsyncConnection, agent: Agent) -> Agent:
     held = sa.select(sa.func.count()).select_from(agents).where(agents.c.owner_id == agent.owner_id)
     if (await connection.execute(held)).scalar_one() >= AGENTS_PER_OWNER:
         raise TooManyAgents
@@ -161,10 +142,23 @@ async def _insert(connection: AsyncConnection, agent: Agent) -> None:
         "name": agent.name,
         "system_prompt": agent.system_prompt,
         "model": agent.model,
-        "created_at": _moment(agent.created_at),
-        "updated_at": _moment(agent.updated_at),
+        "created_at": moment(agent.created_at),
+        "updated_at": moment(agent.updated_at),
     }
-    await connection.execute(insert(agents).values(values).on_conflict_do_nothing())
+    statement = insert(agents).values(values).on_conflict_do_nothing().returning(agents.c.id)
+    inserted = (await connection.execute(statement)).one_or_none()
+    return agent if inserted else await _there(connection, agent)
+
+
+async def _there(connection: AsyncConnection, agent: Agent) -> Agent:
+    """What has the id already: fine when it is this agent, made by a try whose answer was lost."""
+    try:
+        there = await _one(connection, agent.owner_id, agent.id)
+    except AgentUnknown:
+        raise IdTaken from None
+    if replace(there, created_at=agent.created_at, updated_at=agent.updated_at) != agent:
+        raise IdTaken
+    return there
 
 
 async def _one(connection: AsyncConnection, owner_id: str, agent_id: str) -> Agent:
@@ -185,11 +179,3 @@ def _agent(row: sa.Row[Any]) -> Agent:
 
 def _id(text: str) -> sa.BindParameter[str]:
     return sa.literal(text, agents.c.id.type)
-
-
-def _moment(seconds: float) -> datetime:
-    return _moment_us(round(seconds * 1_000_000))
-
-
-def _moment_us(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)

@@ -1,11 +1,21 @@
 """Agents: making, reading, listing, changing and deleting one's own (row A1, ai_core.postgres)."""
 
-import hashlib
-import json
-import uuid
 from collections.abc import Mapping
 
-from ai_core.model import Agent, AgentUnknown, Cursor, Invalid, Page, checked, checked_page_size, is_id
+from ai_core.model import (
+    Agent,
+    AgentUnknown,
+    Cursor,
+    Invalid,
+    Page,
+    checked,
+    checked_key,
+    checked_page_size,
+    chosen_id,
+    fingerprint,
+    is_id,
+    page_of,
+)
 from ai_core.ports import AgentStore
 from resilience import Clock, RowPolicy, Served
 
@@ -20,27 +30,35 @@ class Agents:
         self._postgres = postgres
         self._clock = clock
 
-    async def create(self, owner: str, name: str, system_prompt: str, model: str, key: str = "") -> Served[Agent]:
-        """A new agent; a repeated ``key`` gives the one made the first time.
+    async def create(
+        self, owner: str, name: str, system_prompt: str, model: str, key: str = "", agent_id: str = ""
+    ) -> Served[Agent]:
+        """A new agent, under ``agent_id`` if given; a repeated ``key`` gives the one made the first time.
 
-        Raises Invalid, KeyReused, TooManyAgents.
+        Raises Invalid, KeyReused, IdTaken, TooManyAgents.
         """
         texts = checked({"name": name, "system_prompt": system_prompt, "model": model})
         checked({"idempotency_key": key})
         now = self._clock.time()
-        agent = Agent(str(uuid.uuid4()), owner, name, system_prompt, model, now, now)
-        return await self._postgres.serve(lambda: self._store.create(agent, key, _fingerprint(texts)))
+        agent = Agent(chosen_id(agent_id), owner, name, system_prompt, model, now, now)
+        request = fingerprint({**texts, "id": agent_id} if agent_id else texts)
+        return await self._postgres.serve(lambda: self._store.create(agent, key, request))
+
+    async def abandon(self, owner: str, key: str) -> Served[None]:
+        """No later creation with this key makes an agent; one made before stays. Raises Invalid."""
+        known, now = checked_key(key), self._clock.time()
+        return await self._postgres.serve(lambda: self._store.abandon(owner, known, now))
 
     async def get(self, owner: str, agent_id: str) -> Served[Agent]:
         """Raises AgentUnknown."""
         known = _known(agent_id)
         return await self._postgres.serve(lambda: self._store.get(owner, known))
 
-    async def page(self, owner: str, page_size: int = 0, cursor: str = "") -> Served[Page]:
+    async def page(self, owner: str, page_size: int = 0, cursor: str = "") -> Served[Page[Agent]]:
         """Newest first. Raises Invalid for a size out of range or a foreign cursor."""
         size, after = checked_page_size(page_size), Cursor.parse(cursor)
         found = await self._postgres.serve(lambda: self._store.page(owner, size + 1, after))
-        return found.map(lambda agents: _page(agents, size))
+        return found.map(lambda agents: page_of(agents, size))
 
     async def update(self, owner: str, agent_id: str, fields: Mapping[str, str]) -> Served[Agent]:
         """Sets the given fields; with none given it is a read. Raises AgentUnknown, Invalid."""
@@ -63,13 +81,3 @@ def _known(agent_id: str) -> str:
     if not is_id(agent_id):
         raise AgentUnknown
     return agent_id
-
-
-def _page(found: list[Agent], size: int) -> Page:
-    items = found[:size]
-    return Page(items, str(Cursor.after(items[-1])) if len(found) > size else "")
-
-
-def _fingerprint(texts: Mapping[str, str]) -> str:
-    """Tells whether a repeated idempotency key came with the same request."""
-    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()

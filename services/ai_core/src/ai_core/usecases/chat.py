@@ -53,11 +53,17 @@ class Provider:
         self._policy = policy
         self._rest = Rest(clock)
 
-    async def complete(self, model: str, turns: Sequence[Turn]) -> Served[Completion]:
-        """Raises ProviderFailed, ProviderBusy, ModelUnknown, RequestRefused, and what the policy raises."""
+    async def complete(self, model: str, turns: Sequence[Turn], *rungs: Rung[Completion]) -> Served[Completion]:
+        """The provider's answer, or the first rung's that has one.
+
+        Raises ProviderFailed, ProviderBusy, ModelUnknown, RequestRefused, and what the policy raises.
+        """
+        return await self._policy.serve(lambda: self._ask(model, turns), *rungs)
+
+    async def _ask(self, model: str, turns: Sequence[Turn]) -> Completion:
         self._rest.check(self._provider.name)
         try:
-            return await self._policy.serve(lambda: self._provider.complete(model, turns))
+            return await self._provider.complete(model, turns)
         except ProviderBusy as busy:
             if busy.retry_after is not None:
                 self._rest.begin(busy.retry_after)

@@ -52,7 +52,7 @@ class Outcome:
         """Who the token speaks for, when its session is still open. Raises Unauthorized."""
         claims = self._verifier.verify(token)
         try:
-            context.report(await self._sessions.check(claims.session_id))
+            context.report(await self._sessions.check(claims.session_id, claims.user_id))
         except model.SessionUnknown as error:
             raise Unauthorized("The session has ended.") from error
         return claims
@@ -75,6 +75,13 @@ class Outcome:
             raise translate(error, self._database) from error
         context.report(served)
         return served
+
+    def guard(self, work: Callable[[], T]) -> T:
+        """The value of what needs no dependency. Raises ServiceError."""
+        try:
+            return work()
+        except model.DomainError as error:
+            raise _refusal(error) from error
 
     def _refused(self, error: WriteRefused) -> ServiceError:
         kind: type[ServiceError] = DependencyUnavailable
@@ -107,6 +114,10 @@ def _refusal(error: model.DomainError) -> ServiceError:
             return Conflict("Your change could not be applied.", suggestion="Read the account again and repeat it.")
         case model.WrongLogin():
             return Unauthorized("Address and password do not belong together.")
+        case model.TooManyStreams():
+            return DependencyUnavailable("Too many live streams are open.", retry_after=10.0)
+        case model.LiveUpdatesOff():
+            return DependencyUnavailable("Live updates are off in emergency mode.", retry_after=5.0)
         case model.SessionUnknown():
             return Unauthorized("The session has ended.")
         case model.TooManyLogins(retry_after=seconds):

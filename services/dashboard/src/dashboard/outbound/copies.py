@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -34,7 +34,9 @@ for i, key in ipairs(KEYS) do
 end
 """
 _BATCH = 500
+_BATCH_BYTES = 1_000_000
 _MAX_BEHIND = 10_000
+_MAX_BEHIND_BYTES = 20_000_000
 _FLUSH_SECONDS = 0.05
 
 
@@ -76,25 +78,30 @@ class CopyStore:
         self._local = local
         self._stretch = stretch
         self._put = client.register_script(_PUT)
-        self._behind: OrderedDict[str, bytes] = OrderedDict()
+        self._behind = _Behind()
+        self._forgotten: set[str] = set()  # names, since the batch under way was begun
         self._fresh: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._flushing = asyncio.Lock()
 
     def keep(self, key: str, value: Any, version: int | None = None) -> None:
         """Takes note of a value fresh from its source; cheap, writes behind. ``value``: anything that orjson writes.
 
-        ``version``: a whole number that grows with every change; the moment itself (microseconds) when None.
+        ``version``: a whole number that grows with every change; the moment itself (microseconds) when None. A read
+        that a change has overtaken leaves the newer copy alone.
         """
         as_of = self._clock.time()
         version = int(as_of * 1e6) if version is None else version
         copy = b"%d " % version + orjson.dumps([as_of, value])
         if self._local:
+            there = self._memory.get(key)
+            if there is not None and _version(there) > version:
+                return
             self._memory.set(key, copy, self._memory.ttl * self._stretch())
         now = self._clock.monotonic()
         known, due = self._fresh.get(key, (-1, 0.0))
         if self._enabled and (known != version or now >= due):
             _bounded_set(self._fresh, key, (version, now + self._refresh_after))
-            _bounded_set(self._behind, _name(key), copy)
+            self._behind.put(_name(key), copy)
 
     async def shared(self, key: str) -> Copy | None:
         """The copy in Redis, or one that is on its way there. Raises what the policy of Redis raises."""
@@ -102,10 +109,10 @@ class CopyStore:
             return None
         name = _name(key)
         copy: bytes | None = await self._call(lambda: self._client.get(name))
-        behind = self._behind.get(name)
-        if copy is not None and behind is not None:
-            copy = max(copy, behind, key=_version)
-        return _decode(copy or behind)
+        there, behind = _decode(copy), _decode(self._behind.get(name))
+        if there is not None and behind is not None:
+            return max(there, behind, key=lambda one: one.version)
+        return there or behind
 
     def local(self, key: str) -> Copy | None:
         """The copy in this process's memory."""
@@ -138,8 +145,10 @@ class CopyStore:
         """Drops copies of what is gone; best effort."""
         for key in keys:
             self._memory.delete(key)
-            self._behind.pop(_name(key), None)
+            self._behind.drop(_name(key))
             self._fresh.pop(key, None)
+            if self._flushing.locked():
+                self._forgotten.add(_name(key))
         with contextlib.suppress(*AWAY):
             await self._call(lambda: self._client.delete(*map(_name, keys)))
 
@@ -161,21 +170,61 @@ class CopyStore:
             return await self._flush_batch()
 
     async def _flush_batch(self) -> bool:
-        batch = [self._behind.popitem(last=False) for _ in range(min(_BATCH, len(self._behind)))]
+        batch = self._behind.take()
         if not batch:
             return True
-        names, copies = [name for name, _ in batch], [copy for _, copy in batch]
+        self._forgotten.clear()
         try:
-            await self._call(lambda: self._put(keys=names, args=[self._ttl, *copies]))
+            await self._call(lambda: self._put(keys=list(batch), args=[self._ttl, *batch.values()]))
+            if gone := [name for name in batch if name in self._forgotten]:
+                await self._call(lambda: self._client.delete(*gone))
         except AWAY:
-            for name, copy in batch:
-                self._behind.setdefault(name, copy)
+            self._behind.give_back({name: copy for name, copy in batch.items() if name not in self._forgotten})
             return False
         return True
 
     def rewrite_all(self) -> None:
         """Forgets which copies Redis has: it may have come back without them."""
         self._fresh.clear()
+
+
+class _Behind:
+    """Copies that Redis has not got yet, by name: the latest of each. Full, the oldest go."""
+
+    def __init__(self) -> None:
+        self._copies: OrderedDict[str, bytes] = OrderedDict()
+        self._bytes = 0
+        self.get = self._copies.get
+
+    def __len__(self) -> int:
+        return len(self._copies)
+
+    def put(self, name: str, copy: bytes) -> None:
+        self.drop(name)
+        self._copies[name] = copy
+        self._bytes += len(copy)
+        while len(self._copies) > _MAX_BEHIND or self._bytes > _MAX_BEHIND_BYTES:
+            self._bytes -= len(self._copies.popitem(last=False)[1])
+
+    def drop(self, name: str) -> None:
+        self._bytes -= len(self._copies.pop(name, b""))
+
+    def take(self) -> dict[str, bytes]:
+        """A batch of the oldest, at least one."""
+        taken: dict[str, bytes] = {}
+        size = 0
+        while self._copies and len(taken) < _BATCH and size < _BATCH_BYTES:
+            name, copy = self._copies.popitem(last=False)
+            taken[name] = copy
+            size += len(copy)
+        self._bytes -= size
+        return taken
+
+    def give_back(self, copies: Mapping[str, bytes]) -> None:
+        """Behind what came meanwhile: a newer copy of the same name stays."""
+        for name, copy in copies.items():
+            if name not in self._copies:
+                self.put(name, copy)
 
 
 class UserCopies:
@@ -241,7 +290,8 @@ def _decode(copy: bytes | None) -> Copy | None:
         return None
     with contextlib.suppress(orjson.JSONDecodeError, TypeError, ValueError):
         as_of, value = orjson.loads(copy[copy.index(b" ") + 1 :])
-        return Copy(value, float(as_of), _version(copy))
+        if (moment := reading.moment(as_of, -1.0)) >= 0:
+            return Copy(value, moment, _version(copy))
     return None
 
 

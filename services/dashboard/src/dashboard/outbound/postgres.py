@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 
+from dashboard.outbound.query_times import MeasuredConnection, QueryTimes, now
 from resilience import Verdict
 
 POOL_SIZE = 8
@@ -78,6 +79,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self._url = _driver_url(url)
         self._pool = self._new_pool()
+        self.times = QueryTimes()
 
     def _new_pool(self) -> asyncpg.Pool[asyncpg.Record]:
         return asyncpg.create_pool(
@@ -110,18 +112,26 @@ class Database:
     async def fetchrow(self, query: str, *args: Any) -> asyncpg.Record | None:
         """The first row of a query, or None."""
         async with self._pool.acquire() as connection:
-            return await connection.fetchrow(query, *args)
+            begun = now()
+            try:
+                return await connection.fetchrow(query, *args)
+            finally:
+                self.times.note(query, begun)
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """All rows of a query."""
         async with self._pool.acquire() as connection:
-            return await connection.fetch(query, *args)
+            begun = now()
+            try:
+                return await connection.fetch(query, *args)
+            finally:
+                self.times.note(query, begun)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
         """A connection inside a transaction."""
         async with self._pool.acquire() as connection, connection.transaction():
-            yield connection
+            yield MeasuredConnection(connection, self.times.note)
 
     async def ping(self) -> None:
         """Raises unless the server answers."""

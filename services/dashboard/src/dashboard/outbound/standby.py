@@ -7,6 +7,7 @@ not beyond it, and everything committed up to the last commit it has replayed.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
@@ -50,6 +51,10 @@ class Standby:
         self._written: deque[Position] = deque(maxlen=REMEMBERED)
         self.as_of: float | None = None
         """The moment (unix seconds) from which on the standby may lack something; None: not known yet."""
+
+    def lag(self) -> float:
+        """Seconds by which the standby may be behind; infinity when nobody knows."""
+        return math.inf if self.as_of is None else max(0.0, self._clock.time() - self.as_of)
 
     def rung(self, read: Callable[[], Awaitable[T]]) -> Rung[T]:
         """See the port. What is not there may be too new for the standby, so it is no answer."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
+import math
 import time
 import uuid
 from collections.abc import Iterable
@@ -22,8 +22,11 @@ COLUMNS = """u.id::text, u.email, u.display_name, u.role, extract(epoch FROM u.c
 
 _GET = f"SELECT {COLUMNS} FROM users u WHERE u.id = $1"  # noqa: S608 - constants only
 _LOGIN = f"SELECT {COLUMNS}, u.password_hash FROM users u WHERE u.email = $1"  # noqa: S608
-_PAGE = f"""SELECT {COLUMNS} FROM users u
-    WHERE (u.created_at, u.id) > (to_timestamp($2), $3::uuid) ORDER BY u.created_at, u.id LIMIT $1"""  # noqa: S608
+# Rows without a moment, which should not be, come last; two branches, so that each is a walk along the index.
+_PAGE = f"""(SELECT {COLUMNS} FROM users u
+    WHERE (u.created_at, u.id) > (to_timestamp($2::float8), $3::uuid) ORDER BY u.created_at, u.id LIMIT $1)
+    UNION ALL (SELECT {COLUMNS} FROM users u WHERE u.created_at IS NULL AND u.id > $4::uuid ORDER BY u.id LIMIT $1)
+    LIMIT $1"""  # noqa: S608
 _FENCE = """fence AS (INSERT INTO operations (id, kind, entity, owner, fingerprint)
     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING RETURNING id)"""
 _CREATE = f"""WITH {_FENCE}, u AS (
@@ -44,15 +47,20 @@ _DELETE = f"""WITH {_FENCE} DELETE FROM users u
 _FENCED = "SELECT kind, entity, owner, fingerprint, error FROM operations WHERE id = $1"
 
 
+_FIRST, _LAST = str(uuid.UUID(int=0)), str(uuid.UUID(int=2**128 - 1))
 _FIELDS = ("id", "email", "display_name", "role", "created_at", "updated_at", "revision")
 
 
 def user_of(row: Iterable[Any]) -> User:
     """Reads a row that begins with COLUMNS; the id is the primary key."""
-    found = reading.user(dict(zip(_FIELDS, row, strict=False)))
+    found = _read(row)
     if found is None:
         raise UserUnknown
     return found
+
+
+def _read(row: Iterable[Any]) -> User | None:
+    return reading.user(dict(zip(_FIELDS, row, strict=False)))
 
 
 def _fence_of(operation: Operation) -> tuple[str, str, str, str, str]:
@@ -86,10 +94,9 @@ class PostgresUsers:
 
     async def page(self, limit: int, cursor: str | None) -> Page[User]:
         """Accounts in order of creation. Raises CursorInvalid."""
-        after, after_id = _decode_cursor(cursor)
-        rows = await self._database.fetch(_PAGE, limit + 1, after, after_id)
-        users = [user_of(row) for row in rows[:limit]]
-        return Page(users, _encode_cursor(users[-1]) if len(rows) > limit else None)
+        rows = await self._database.fetch(_PAGE, limit + 1, *_decode_cursor(cursor))
+        users, unreadable = reading.items(rows[:limit], _read)
+        return Page(users, _encode_cursor(rows[limit - 1]) if len(rows) > limit else None, unreadable)
 
     async def create(self, operation: Operation) -> User:
         """Raises EmailTaken, KeyReused, WriteFailed."""
@@ -150,15 +157,22 @@ class PostgresUsers:
         return OperationRecord(operation, OperationStatus.DEAD, row["error"])
 
 
-def _encode_cursor(user: User) -> str:
-    return base64.urlsafe_b64encode(json.dumps([user.created_at, user.id]).encode()).decode()
+def _encode_cursor(row: asyncpg.Record) -> str:
+    return base64.urlsafe_b64encode(json.dumps([row[4], row[0]]).encode()).decode()
 
 
-def _decode_cursor(cursor: str | None) -> tuple[float, str]:
+def _decode_cursor(cursor: str | None) -> tuple[float, str, str]:
+    """Where the two branches of a page begin: after a moment and an id, and after the id of a row without moment."""
     if not cursor:
-        return 0.0, "00000000-0000-0000-0000-000000000000"
+        return -math.inf, _FIRST, _FIRST
     try:
         created_at, user_id = json.loads(base64.urlsafe_b64decode(cursor))
-        return float(created_at), str(uuid.UUID(user_id))
-    except (binascii.Error, ValueError, TypeError, AttributeError) as error:
+        after_id = str(uuid.UUID(user_id))
+        if created_at is None:
+            return math.inf, _LAST, after_id
+        after = float(created_at)
+    except (ValueError, TypeError, AttributeError) as error:
         raise CursorInvalid from error
+    if math.isnan(after) or (reading.moment(after, math.nan) != after and math.isfinite(after)):
+        raise CursorInvalid
+    return after, after_id, _FIRST

@@ -1,46 +1,67 @@
-"""The WebRTC service over gRPC (row D4, dashboard.webrtc)."""
+"""The WebRTC service over gRPC (row D4, dashboard.webrtc).
+
+A read that WebRTC answers with an outage of its own, such as its Redis, takes the same fallbacks as one that it does
+not answer; its circuit stays closed then, as the service lives.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import grpc
 
 from auralink.webrtc.v1 import webrtc_pb2, webrtc_pb2_grpc
-from dashboard.model import IceServer, Page, Room, RoomTicket
+from dashboard.model import IceServer, Page, Room, RoomTicket, RoomUnknown
 from dashboard.outbound.peer import Peer, seconds
-from resilience import RowPolicy, Served
+from resilience import Events, FallbackUsed, RowPolicy, Rung, Served, descend
+from service_kit.errors import ErrorReason, ServiceError
+
+T = TypeVar("T")
+
+_UNABLE = frozenset({ErrorReason.DEPENDENCY_UNAVAILABLE, ErrorReason.CIRCUIT_OPEN, ErrorReason.DATABASE_ERROR})
 
 
 class GrpcRooms(Peer):
-    """See the port."""
+    """See the port. ``events`` are told of fallbacks."""
 
-    def __init__(self, channel: grpc.aio.Channel, policy: RowPolicy) -> None:
+    def __init__(self, channel: grpc.aio.Channel, policy: RowPolicy, events: Events) -> None:
         super().__init__(policy)
         self._stub = webrtc_pb2_grpc.RoomServiceStub(channel)
+        self._events = events
 
     async def create(self, name: str, max_participants: int) -> Served[Room]:
         """A new room."""
         request = webrtc_pb2.CreateRoomRequest(name=name, max_participants=max_participants)
         return (await self.call(self._stub.CreateRoom, request)).map(lambda answer: _room(answer.room))
 
-    async def get(self, room_id: str) -> Served[Room]:
-        """One room."""
-        served = await self.call(self._stub.GetRoom, webrtc_pb2.GetRoomRequest(id=room_id))
-        return served.map(lambda answer: _room(answer.room))
+    async def get(self, room_id: str, *rungs: Rung[Room]) -> Served[Room]:
+        """One room. Raises RoomUnknown."""
+        request = webrtc_pb2.GetRoomRequest(id=room_id)
+        with _known():
+            return await self._read(self._stub.GetRoom, request, lambda answer: _room(answer.room), rungs)
 
-    async def page(self, limit: int, cursor: str | None) -> Served[Page[Room]]:
+    async def page(self, limit: int, cursor: str | None, *rungs: Rung[Page[Room]]) -> Served[Page[Room]]:
         """The caller's rooms."""
         request = webrtc_pb2.ListRoomsRequest(page_size=limit, cursor=cursor or "")
-        served = await self.call(self._stub.ListRooms, request)
-        return served.map(lambda answer: Page([_room(room) for room in answer.items], answer.next_cursor or None))
+        return await self._read(
+            self._stub.ListRooms,
+            request,
+            lambda answer: Page([_room(room) for room in answer.items], answer.next_cursor or None),
+            rungs,
+        )
 
     async def delete(self, room_id: str) -> Served[None]:
-        """Deletes the caller's room."""
-        served = await self.call(self._stub.DeleteRoom, webrtc_pb2.DeleteRoomRequest(id=room_id))
+        """Deletes the caller's room. Raises RoomUnknown."""
+        with _known():
+            served = await self.call(self._stub.DeleteRoom, webrtc_pb2.DeleteRoomRequest(id=room_id))
         return served.map(lambda _: None)
 
     async def ticket(self, room_id: str) -> Served[RoomTicket]:
-        """What the caller needs to join."""
-        served = await self.call(self._stub.IssueToken, webrtc_pb2.IssueTokenRequest(room_id=room_id))
+        """What the caller needs to join. Raises RoomUnknown."""
+        with _known():
+            served = await self.call(self._stub.IssueToken, webrtc_pb2.IssueTokenRequest(room_id=room_id))
         return served.map(
             lambda answer: RoomTicket(
                 answer.token,
@@ -49,6 +70,32 @@ class GrpcRooms(Peer):
                 answer.expires_in,
             )
         )
+
+    async def _read(
+        self, method: Callable[..., Any], request: object, convert: Callable[[Any], T], rungs: tuple[Rung[T], ...]
+    ) -> Served[T]:
+        async def ask() -> Served[T]:
+            return (await self._caller.unary(method, request, timeout=self.policy.row.call_timeout)).map(convert)
+
+        try:
+            return await self.policy.serve(ask, *rungs)
+        except ServiceError as error:
+            if not error.answered or error.reason not in _UNABLE:
+                raise
+            return await descend(error, rungs, degradation=self.policy.degradation, tried=self._tried)
+
+    def _tried(self, rung: str, outcome: Any) -> None:
+        self._events.emit(FallbackUsed(self.policy.row.id, rung, outcome))
+
+
+@contextmanager
+def _known() -> Iterator[None]:
+    try:
+        yield
+    except ServiceError as error:
+        if error.reason is not ErrorReason.NOT_FOUND:
+            raise
+        raise RoomUnknown from error
 
 
 def _room(room: webrtc_pb2.Room) -> Room:

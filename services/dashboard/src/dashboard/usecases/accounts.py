@@ -22,7 +22,7 @@ from dashboard.model import (
     UserUnknown,
     WriteFailed,
 )
-from dashboard.ports import Copies, Hasher, Users
+from dashboard.ports import Announce, Copies, Hasher, Users, silent
 from dashboard.usecases.reads import Reads
 from resilience import (
     Accepted,
@@ -64,6 +64,16 @@ def _fingerprint(kind: str, entity: str, payload: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+_KINDS = {"user.create": "user.registered", "user.update": "user.changed", "user.delete": "user.deleted"}
+
+
+def announce_write(announce: Announce, operation: Operation) -> None:
+    """Tells of an applied write of an account; the operation's id makes doubles known."""
+    if (kind := _KINDS.get(operation.kind)) is not None:
+        user_id = str(operation.payload.get("id") or operation.entity.removeprefix("user:"))
+        announce(kind, user_entity(user_id), {"user_id": user_id}, event_id=operation.id)
+
+
 class Accounts:
     """``key_secret`` makes operation ids from idempotency keys unguessable."""
 
@@ -77,6 +87,7 @@ class Accounts:
         hasher: Hasher,
         *,
         key_secret: bytes,
+        announce: Announce = silent,
     ) -> None:
         self._users = users
         self._reads = reads
@@ -85,6 +96,7 @@ class Accounts:
         self._writer = writer
         self._hasher = hasher
         self._key_secret = key_secret
+        self._announce = announce
 
     def _operation_id(self, owner: str, key: str | None) -> str:
         if key is None:
@@ -149,6 +161,7 @@ class Accounts:
             case Written(value):
                 if isinstance(value, User):
                     self._copies.keep(value)
+                announce_write(self._announce, operation)
                 return served.map(lambda _: value)
             case Accepted(record):
                 known = record.operation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from dashboard.model import OperationUnknown
 from dashboard.ports import Users
@@ -10,10 +11,10 @@ from resilience import OperationRecord, QueueStore, QueueUnavailable, RowPolicy,
 
 
 class Operations:
-    """Asks the queue first, then the database, where applied operations are remembered for a day."""
+    """Asks the queues first, then the database, where applied operations are remembered for a day."""
 
-    def __init__(self, queue: QueueStore, users: Users, policy: RowPolicy) -> None:
-        self._queue = queue
+    def __init__(self, queues: Sequence[QueueStore], users: Users, policy: RowPolicy) -> None:
+        self._queues = queues
         self._users = users
         self._policy = policy
 
@@ -30,7 +31,8 @@ class Operations:
 
     async def _find(self, operation_id: str) -> OperationRecord | None:
         with contextlib.suppress(QueueUnavailable):
-            record = await self._queue.record(operation_id)
-            if record and record.operation:
-                return record
+            for queue in self._queues:
+                record = await queue.record(operation_id)
+                if record and record.operation:
+                    return record
         return await self._policy.call(lambda: self._users.operation(operation_id))

@@ -1,31 +1,96 @@
-"""Row D3: AI Core."""
+"""Row D3: AI Core, and the queue of what it is to make when it is back."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from fastapi import APIRouter
 
-from dashboard.degradation import AI_CORE
-from dashboard.inbound.http import agents
+from dashboard.degradation import AI_CORE, REDIS_QUEUE
+from dashboard.inbound.http import agents, ai
 from dashboard.inbound.http.doors import Doorman
 from dashboard.inbound.outcome import Outcome
-from dashboard.outbound.ai_core import GrpcAgents
+from dashboard.outbound.ai_copies import AiCoreCopies
+from dashboard.outbound.ai_core import GrpcAiCore
+from dashboard.outbound.ai_queue import AiQueueTarget
+from dashboard.outbound.all_queues import AllQueues
+from dashboard.ports import Announce, silent
 from dashboard.settings import Settings
+from dashboard.usecases.assistant import Agents, Creations, Language, Memories, announce_creation
 from dashboard.wiring.peers import peer_policy
 from dashboard.wiring.redis import RedisPart
+from resilience import CircuitState, Drainer, DrainSettings, DurableWriter, Result, Transition
 from service_kit.rpc_client import channel
 from service_kit.runtime import ServiceRuntime
+from service_kit.tokens import TokenIssuer
+
+QUEUE = "dashboard-ai"
+BATCH = 64
+"""Creations handed over under one call of the policy: few enough for its time limit."""
+TOKEN_SECONDS = 60.0
+"""Life of the token with which a queued creation is made for its owner."""
 
 
 class AiCorePart:
-    """Everything that is plugged into AI Core."""
+    """Everything that is plugged into AI Core. ``announce`` tells of agents that are made, changed and deleted."""
 
-    def __init__(self, runtime: ServiceRuntime, settings: Settings, redis: RedisPart) -> None:  # noqa: ARG002
+    def __init__(
+        self, runtime: ServiceRuntime, settings: Settings, redis: RedisPart, announce: Announce = silent
+    ) -> None:
+        self._announce = announce
         self.channel = channel(settings.ai_core_grpc)
         self.policy = peer_policy(runtime, AI_CORE, self.channel, timeout=settings.chat_limit)
-        self.agents = GrpcAgents(self.channel, self.policy)
+        secret = settings.jwt_secret.get_secret_value()
+        issuer = TokenIssuer(secret, lifetime=TOKEN_SECONDS)
         self._chat_limit = settings.chat_limit
+        ai_core = GrpcAiCore(self.channel, patience=self.policy.timeout)
+        self.queue = redis.queue_store(settings, QUEUE)
+        self.drainer = Drainer(
+            self.queue,
+            AiQueueTarget(ai_core, lambda owner: issuer.issue(owner, QUEUE)),
+            call=self.policy.call,
+            settings=DrainSettings(
+                batch_size=BATCH, ttl=settings.fallback_queue_ttl, interval=settings.fallback_queue_interval
+            ),
+            clock=runtime.clock,
+            on_applied=self._on_applied,
+        )
+        self.policy.breaker.subscribe(self._on_transition)
+        writer = DurableWriter(self.policy, self.queue, self.drainer, fallback=REDIS_QUEUE, clock=runtime.clock)
+        creations = Creations(writer, runtime.clock, key_secret=secret.encode())
+        copies = AiCoreCopies(redis.copies)
+        self.agents = Agents(ai_core, self.policy, creations, copies, announce)
+        self.memories = Memories(ai_core, self.policy, creations, copies)
+        self.language = Language(ai_core, self.policy)
+        self._show_queue(runtime, redis)
+        runtime.background("drain ai", self.drainer.run)
+        runtime.background("queue watch ai", writer.watch)
         runtime.on_close(self.channel.close, "ai-core")
+
+    def _show_queue(self, runtime: ServiceRuntime, redis: RedisPart) -> None:
+        """Operators see both queues as the service's one; the health page shows this one's share as well."""
+        queues = AllQueues(runtime.name, (redis.queue, self.queue))
+
+        def share() -> dict[str, Any]:
+            stats = queues.seen[QUEUE]
+            return {"depth": stats.depth, "oldest_age_seconds": stats.oldest_age, "dead": stats.dead}
+
+        runtime.queue = queues
+        runtime.buffers[QUEUE] = share
+
+    def _on_transition(self, transition: Transition) -> None:
+        if transition.new is CircuitState.CLOSED:
+            self.drainer.kick()
+
+    async def _on_applied(self, results: Sequence[Result]) -> None:
+        for result in results:
+            announce_creation(self._announce, result.operation)
 
     def routers(self, outcome: Outcome, doorman: Doorman) -> list[APIRouter]:
         """Its routes."""
-        return [agents.create_router(self.agents, outcome, doorman, chat_limit=self._chat_limit)]
+        limit = self._chat_limit
+        return [
+            agents.create_router(self.agents, outcome, doorman, chat_limit=limit),
+            ai.create_router(self.memories, self.language, outcome, doorman, chat_limit=limit),
+        ]

@@ -92,6 +92,7 @@ class PostgresPart:
         self._cut_when_open(policy, replica)
         standby = Standby(self.database, self.policy, replica, policy, runtime.clock)
         runtime.background("standby", standby.watch)
+        runtime.metrics.watch("standby_lag_seconds", "Age of what the standby would serve.", standby.lag)
         runtime.on_close(replica.close, "standby")
         return replica, standby
 

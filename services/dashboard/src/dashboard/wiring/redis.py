@@ -9,22 +9,34 @@ import orjson
 from redis.asyncio import Redis
 
 from dashboard.degradation import POSTGRES, REDIS
+from dashboard.inbound.http.limits import Addresses, RequestLimits
 from dashboard.outbound.copies import CopyStore, UserCopies
+from dashboard.outbound.ended_sessions import EndedSessions
+from dashboard.outbound.limits import LeasedLimit, Outage
 from dashboard.outbound.login_limit import RedisLoginLimit
+from dashboard.outbound.postgres import Database
 from dashboard.outbound.sessions import RedisSessions
-from dashboard.settings import Settings
-from resilience import MemoryCache, RowPolicy
+from dashboard.settings import Rate, Settings
+from resilience import CircuitState, MemoryCache, Result, RowPolicy, Transition
+from resilience.integrations.redis_limiter import RedisRateLimiter
 from resilience.integrations.redis_queue import RedisQueueStore
-from service_kit import redis_client
+from service_kit import logs, redis_client
 from service_kit.runtime import ServiceRuntime
 
+log = logs.get_logger("redis")
+
 CATCH_UP_SECONDS = 1.0
+PRUNE_SECONDS = 60.0
+LIMIT_SECONDS = 0.1
+"""How long a request waits to hear of its limit: Redis answers in a thousandth of that, or is in trouble."""
 
 
 class RedisPart:
     """Everything that is plugged into Redis."""
 
     def __init__(self, runtime: ServiceRuntime, settings: Settings) -> None:
+        self._runtime = runtime
+        self._settings = settings
         self.client: Redis = redis_client.create_client(settings.redis_url or "")
         self.policy: RowPolicy = runtime.policy(
             REDIS,
@@ -44,13 +56,42 @@ class RedisPart:
             local=settings.enable_memory_cache,
         )
         self.users = UserCopies(self.copies)
-        self.sessions = RedisSessions(self.client, self.policy, runtime.clock, lifetime=settings.session_lifetime)
         self.login_limit = RedisLoginLimit(self.client, self.policy)
         self.queue = self.queue_store(settings, runtime.name)
         runtime.queue, runtime.queue_row = self.queue, POSTGRES.id
         runtime.background("copies", self.copies.flush_forever)
-        runtime.background("sessions", self._catch_up_forever)
+        self._say_when_away()
         runtime.on_close(self.client.aclose, "redis")
+
+    def open_sessions(self, database: Database, policy: RowPolicy) -> RedisSessions:
+        """The sessions, whose ends PostgreSQL knows as well: ``database``, under the ``policy`` of row D1."""
+        clock, lifetime = self._runtime.clock, self._settings.session_lifetime
+        ended = EndedSessions(database, policy)
+        sessions = RedisSessions(self.client, self.policy, clock, ended, lifetime=lifetime)
+        self._runtime.background("sessions", lambda: self._catch_up_forever(sessions))
+        self._runtime.background("ended sessions", lambda: self._prune_forever(ended, policy))
+        self._runtime.on_close(ended.close, "ended sessions")
+        return sessions
+
+    def request_limits(self) -> RequestLimits:
+        """The limits of requests, as configured."""
+        breaker, settings = self.policy.breaker, self._settings
+        outage = Outage(self._runtime.clock, lambda: breaker.state is not CircuitState.CLOSED)
+
+        def limit(name: str, rate: Rate | None) -> LeasedLimit | None:
+            if rate is None:
+                return None
+            limiter = RedisRateLimiter(
+                self.client, name, *rate, call=self.policy.call, timeout=LIMIT_SECONDS, clock=self._runtime.clock
+            )
+            return LeasedLimit(limiter, self._runtime.clock, outage)
+
+        return RequestLimits(
+            limit("user", settings.rate_limit_user),
+            limit("address", settings.rate_limit_address),
+            limit("login", settings.rate_limit_login),
+            Addresses(settings.trusted_proxies),
+        )
 
     def queue_store(self, settings: Settings, name: str) -> RedisQueueStore:
         """A write queue of that name (Redis keys ``fallback:queue:NAME`` and ``fallback:dead:NAME``)."""
@@ -69,7 +110,7 @@ class RedisPart:
     def _back(self) -> None:
         self._is_back.set()
 
-    async def _catch_up_forever(self) -> None:
+    async def _catch_up_forever(self, sessions: RedisSessions) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CATCH_UP_SECONDS):
@@ -77,6 +118,29 @@ class RedisPart:
             if self._is_back.is_set():
                 self._is_back.clear()
                 self.copies.rewrite_all()
-                self.sessions.behind = True
-            if self.sessions.behind:
-                await self.sessions.catch_up()
+                sessions.doubt_redis()
+            if sessions.behind:
+                await sessions.catch_up()
+
+    async def _prune_forever(self, ended: EndedSessions, policy: RowPolicy) -> None:
+        while True:
+            await self._runtime.clock.sleep(PRUNE_SECONDS)
+            if policy.breaker.state is CircuitState.CLOSED:
+                await ended.prune()
+
+    def _say_when_away(self) -> None:
+        """One line per outage: a trial that fails reopens the circuit, which is no new outage."""
+
+        def changed(transition: Transition) -> None:
+            if transition.old is CircuitState.CLOSED and transition.new is CircuitState.OPEN:
+                log.warning("Redis is away: sessions in memory, rate limits off", row=REDIS.id)
+            elif transition.new is CircuitState.CLOSED:
+                log.info("Redis is back: sessions shared, rate limits on", row=REDIS.id)
+
+        self.policy.breaker.subscribe(changed)
+
+
+def end_sessions_of_deleted(sessions: RedisSessions, result: Result) -> None:
+    """Told of a queued write that has been applied: an account that is gone has no sessions."""
+    if result.operation.kind == "user.delete":
+        sessions.end_all_later(result.operation.entity.removeprefix("user:"))

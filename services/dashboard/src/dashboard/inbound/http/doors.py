@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,7 +12,9 @@ from fastapi.security import HTTPBearer
 from fastapi.security.base import SecurityBase
 from pydantic import BaseModel, ConfigDict, Field
 
+from dashboard.inbound.http.limits import RequestLimits
 from dashboard.inbound.outcome import Outcome
+from dashboard.model import Unreadable
 from service_kit import context
 from service_kit.errors import Forbidden, Unauthorized
 from service_kit.tokens import Claims
@@ -46,34 +49,41 @@ class LoggedIn(SecurityBase):
     model = bearer.model
     scheme_name = bearer.scheme_name
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: Outcome, limits: RequestLimits) -> None:
         self._outcome = outcome
+        self._limits = limits
 
     async def __call__(self, request: Request) -> Claims:
-        """The logged-in user. Raises Unauthorized."""
-        return await self._outcome.caller(_token(request))
+        """The logged-in user. Raises Unauthorized, RateLimited."""
+        claims = await self._outcome.caller(_token(request))
+        await self._limits.request(request, claims.user_id)
+        return claims
 
 
 class Doorman:
-    """Tells who calls, from the bearer token or the session cookie."""
+    """Tells who calls, from the bearer token or the session cookie, and turns away who calls too often."""
 
-    def __init__(self, outcome: Outcome, admin_token: str) -> None:
-        self._outcome = outcome
+    def __init__(self, outcome: Outcome, admin_token: str, limits: RequestLimits | None = None) -> None:
         self._admin_token = admin_token.encode()
-        self.user = LoggedIn(outcome)
+        self._limits = limits or RequestLimits()
+        self.user = LoggedIn(outcome, self._limits)
+
+    async def newcomer(self, request: Request) -> None:
+        """Whoever logs in or registers. Raises RateLimited."""
+        await self._limits.login(request)
 
     async def user_if_any(self, request: Request) -> Claims | None:
-        """The logged-in user, or None when no credentials came. Raises Unauthorized for bad ones."""
+        """The logged-in user, or None when no credentials came. Raises Unauthorized for bad ones, RateLimited."""
         if not context.bearer_token() and not request.cookies.get(COOKIE):
             return None
-        return await self._outcome.caller(_token(request))
+        return await self.user(request)
 
     async def admin(self, request: Request) -> None:
-        """An administrator: the admin token, or a user of that role. Raises Unauthorized, Forbidden."""
+        """An administrator: the admin token, or a user of that role. Raises Unauthorized, Forbidden, RateLimited."""
         given = context.bearer_token()
         if given and hmac.compare_digest(given.encode(), self._admin_token):
             return
-        claims = await self._outcome.caller(_token(request))
+        claims = await self.user(request)
         if claims.role != "admin":
             raise Forbidden("Only administrators may do this.")
 
@@ -94,6 +104,14 @@ def _token(request: Request) -> str:
     return token
 
 
-def listed(items: list[dict[str, Any]], next_cursor: str | None) -> dict[str, Any]:
-    """The body of every list."""
-    return {"items": items, "next_cursor": next_cursor}
+def listed(
+    items: list[dict[str, Any]], next_cursor: str | None, unreadable: Sequence[Unreadable] = ()
+) -> dict[str, Any]:
+    """The body of every list; what is stored and cannot be read is named beside it."""
+    body: dict[str, Any] = {"items": items, "next_cursor": next_cursor}
+    return {**body, "unreadable": [_unreadable(one) for one in unreadable]} if unreadable else body
+
+
+def _unreadable(item: Unreadable) -> dict[str, Any]:
+    where = {"position": item.position} if item.id is None else {"id": item.id, "position": item.position}
+    return {**where, "error": item.error}

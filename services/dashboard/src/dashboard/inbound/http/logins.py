@@ -37,9 +37,9 @@ def create_router(
     router = APIRouter(prefix="/api/v1/auth", tags=["auth"], responses=problem_responses(401, 429, 503))
     user = Annotated[Claims, Depends(doorman.user)]
 
-    @router.post("/login", response_model=LoginView)
+    @router.post("/login", response_model=LoginView, dependencies=[Depends(doorman.newcomer)])
     async def login(body: Credentials) -> Response:
-        """Log in. Failed attempts are limited per account."""
+        """Log in. Attempts are limited per address, failed ones per account."""
         made = (await outcome.of(logins.login(body.email.lower(), body.password.get_secret_value()))).value
         answer = json_response(
             {

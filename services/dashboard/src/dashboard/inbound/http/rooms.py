@@ -1,17 +1,27 @@
-"""Rooms, passed on to the WebRTC service: ``/api/v1/rooms`` (row D4, dashboard.webrtc)."""
+"""Rooms of the WebRTC service: ``/api/v1/rooms`` (row D4, dashboard.webrtc)."""
 
+from collections.abc import Awaitable
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, BeforeValidator, Field
 
 from dashboard.inbound.http.doors import AnyId, Body, Cursor, Doorman, Name, PageSize, listed, whole
 from dashboard.inbound.outcome import Outcome
-from dashboard.model import Room
-from dashboard.ports import Rooms
+from dashboard.model import Room, RoomUnknown
+from dashboard.usecases.rooms import RoomDirectory
+from resilience import Served
+from service_kit.errors import NotFound
 from service_kit.http import json_response, problem_responses, served_json, stamp
+from service_kit.tokens import Claims
+
+T = TypeVar("T")
+
+Zone = Annotated[
+    str, Query(min_length=1, max_length=50, pattern=r"^[A-Za-z0-9_-]+$", description="Where demand is counted.")
+]
 
 
 class NewRoom(Body):
@@ -29,6 +39,8 @@ class RoomView(BaseModel):
     max_participants: int
     owner_id: str
     created_at: datetime
+    stale: Annotated[bool | None, Field(description="Set when a fallback served: may be outdated.")] = None
+    as_of: Annotated[datetime | None, Field(description="When the room was last seen like this.")] = None
 
 
 class RoomList(BaseModel):
@@ -36,6 +48,8 @@ class RoomList(BaseModel):
 
     items: list[RoomView]
     next_cursor: str | None
+    stale: bool | None = None
+    as_of: datetime | None = None
 
 
 class IceServerView(BaseModel):
@@ -53,6 +67,7 @@ class TicketView(BaseModel):
     ws_url: str
     ice_servers: list[IceServerView]
     expires_in: int
+    degraded: Annotated[bool | None, Field(description="Set when WebRTC served with a fallback.")] = None
 
 
 def room_body(room: Room) -> dict[str, Any]:
@@ -60,45 +75,48 @@ def room_body(room: Room) -> dict[str, Any]:
     return {**asdict(room), "created_at": stamp(room.created_at)}
 
 
-def create_router(rooms: Rooms, outcome: Outcome, doorman: Doorman) -> APIRouter:
+def create_router(rooms: RoomDirectory, outcome: Outcome, doorman: Doorman) -> APIRouter:
     """The routes."""
-    router = APIRouter(
-        prefix="/api/v1/rooms",
-        tags=["rooms"],
-        dependencies=[Depends(doorman.user)],
-        responses=problem_responses(401, 429, 503),
-    )
+    router = APIRouter(prefix="/api/v1/rooms", tags=["rooms"], responses=problem_responses(401, 429, 503))
+    user = Annotated[Claims, Depends(doorman.user)]
     unknown = problem_responses(403, 404)
 
     @router.post("", status_code=201, response_model=RoomView, responses=problem_responses(409))
-    async def create(body: NewRoom) -> Response:
+    async def create(body: NewRoom, caller: user) -> Response:
         """Open a room."""
-        served = await outcome.of(rooms.create(body.name, body.max_participants))
+        served = await outcome.of(rooms.create(caller.user_id, body.name, body.max_participants))
         return served_json(served, room_body(served.value), status=201)
 
     @router.get("", response_model=RoomList)
-    async def page(limit: PageSize = 50, cursor: Cursor = None) -> Response:
-        """List one's own rooms."""
-        served = await outcome.of(rooms.page(limit, cursor))
+    async def page(caller: user, limit: PageSize = 50, cursor: Cursor = None) -> Response:
+        """List one's own rooms; as last seen while video calling is unavailable."""
+        served = await outcome.of(rooms.page(caller.user_id, limit, cursor))
         return served_json(served, listed([room_body(room) for room in served.value.items], served.value.next_cursor))
 
     @router.get("/{room_id}", response_model=RoomView, responses=unknown)
-    async def get(room_id: AnyId) -> Response:
-        """Read a room."""
-        served = await outcome.of(rooms.get(room_id))
+    async def get(room_id: AnyId, _: user) -> Response:
+        """Read a room; as last seen while video calling is unavailable."""
+        served = await outcome.of(_known(rooms.get(room_id)))
         return served_json(served, room_body(served.value))
 
     @router.delete("/{room_id}", status_code=204, responses=unknown)
-    async def delete(room_id: AnyId) -> None:
+    async def delete(room_id: AnyId, caller: user) -> None:
         """Close one's own room."""
-        await outcome.of(rooms.delete(room_id))
+        await outcome.of(_known(rooms.delete(caller.user_id, room_id)))
 
     @router.post("/{room_id}/token", response_model=TicketView, responses=unknown)
-    async def ticket(room_id: AnyId) -> Response:
+    async def ticket(room_id: AnyId, caller: user, zone: Zone = "default") -> Response:
         """Get what is needed to join a room."""
-        served = await outcome.of(rooms.ticket(room_id))
+        served = await outcome.of(_known(rooms.ticket(caller.user_id, room_id, zone)))
         body = asdict(served.value)
         body["ice_servers"] = [{name: value for name, value in one.items() if value} for one in body["ice_servers"]]
-        return json_response(body)
+        return json_response({**body, "degraded": True} if served.degraded else body)
 
     return router
+
+
+async def _known(work: Awaitable[Served[T]]) -> Served[T]:
+    try:
+        return await work
+    except RoomUnknown as error:
+        raise NotFound("There is no such room.") from error

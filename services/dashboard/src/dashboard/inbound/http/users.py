@@ -22,6 +22,7 @@ from dashboard.inbound.http.doors import (
 )
 from dashboard.inbound.outcome import Outcome
 from dashboard.model import User
+from dashboard.ports import Sessions
 from dashboard.usecases.accounts import Accounts, Queued
 from dashboard.usecases.operations import Operations
 from resilience import OperationRecord, Served
@@ -62,11 +63,20 @@ class UserView(Body):
     pending: Annotated[bool | None, Field(description="Shows own changes that are not applied yet.")] = None
 
 
+class UnreadableView(Body):
+    """An item that is stored and had to be left out; ``position`` on this page."""
+
+    position: int
+    error: str
+    id: str | None = None
+
+
 class UserList(Body):
     """A page of accounts, in order of creation."""
 
     items: list[UserView]
     next_cursor: str | None
+    unreadable: list[UnreadableView] | None = None
 
 
 class OperationView(Body):
@@ -93,7 +103,9 @@ def user_body(user: User) -> dict[str, Any]:
     }
 
 
-def create_router(accounts: Accounts, operations: Operations, outcome: Outcome, doorman: Doorman) -> APIRouter:
+def create_router(
+    accounts: Accounts, operations: Operations, sessions: Sessions, outcome: Outcome, doorman: Doorman
+) -> APIRouter:
     """The routes."""
     router = APIRouter(prefix="/api/v1", tags=["users"], responses=problem_responses(429, 503))
     user = Annotated[Claims, Depends(doorman.user)]
@@ -101,7 +113,13 @@ def create_router(accounts: Accounts, operations: Operations, outcome: Outcome, 
     # A write that is queued answers 202 when the client prefers that, else 503; repeating a key wrongly 409.
     written: Any = {202: {"description": "Accepted; will be applied."}, **problem_responses(409)}
 
-    @router.post("/users", status_code=201, response_model=UserView, responses=written)
+    @router.post(
+        "/users",
+        status_code=201,
+        response_model=UserView,
+        responses=written,
+        dependencies=[Depends(doorman.newcomer)],
+    )
     async def register(body: NewUser, key: IdempotencyKey = None, prefer: Prefer = None) -> Response:
         """Make an account."""
         password = body.password.get_secret_value()
@@ -124,8 +142,11 @@ def create_router(accounts: Accounts, operations: Operations, outcome: Outcome, 
 
     @router.delete("/users/{user_id}", status_code=204, **_with(known, written))
     async def delete(user_id: UserId, caller: user, key: IdempotencyKey = None, prefer: Prefer = None) -> Response:
-        """Delete one's own account; queued while the database is away."""
-        return _written(await outcome.of(accounts.delete(str(user_id), caller.user_id, key)), 204, prefer)
+        """Delete one's own account and end its sessions; queued while the database is away."""
+        served = await outcome.of(accounts.delete(str(user_id), caller.user_id, key))
+        if not isinstance(served.value, Queued):
+            context.report(await sessions.end_all(caller.user_id))
+        return _written(served, 204, prefer)
 
     @router.get(
         "/users",
@@ -136,7 +157,8 @@ def create_router(accounts: Accounts, operations: Operations, outcome: Outcome, 
     async def page(limit: PageSize = 50, cursor: Cursor = None) -> Response:
         """List all accounts (administrators)."""
         served = await outcome.of(accounts.page(limit, cursor))
-        return json_response(listed([user_body(one) for one in served.value.items], served.value.next_cursor))
+        found = served.value
+        return json_response(listed([user_body(one) for one in found.items], found.next_cursor, found.unreadable))
 
     @router.get("/operations/{operation_id}", response_model=OperationView, dependencies=[Depends(bearer)], **known)
     async def operation(

@@ -5,6 +5,7 @@ const seconds = (value) => (value < 120 ? `${Math.round(value)} s` : `${Math.rou
 let me = null;
 let agentId = null;
 let conversationId = null;
+let updates = null;
 
 function element(tag, text, className) {
   const made = document.createElement(tag);
@@ -60,12 +61,13 @@ async function account(event) {
     if (!made.ok) return;
   }
   const answer = await call("POST", "/api/v1/auth/login", credentials);
-  if (answer.ok) { banner(""); showMe(answer.body.user); }
+  if (answer.ok) { banner(""); showMe(answer.body.user); listen(); }
 }
 
 async function logout() {
   await call("POST", "/api/v1/auth/logout");
   me = agentId = conversationId = null;
+  if (updates) updates.close();
   byId("me").textContent = "Not logged in.";
 }
 
@@ -97,6 +99,30 @@ async function chat(event) {
   conversationId = answer.body.conversation_id;
   const by = `${answer.body.provider}, ${answer.body.model}${answer.body.simulated ? ", simulated" : ""}`;
   byId("reply").textContent = `${answer.body.reply} (${by})`;
+}
+
+// What happens, as it happens: the mode as a notice, the rest as lines. The browser comes back by itself when it is cut.
+const NOTICES = {
+  normal: "",
+  degraded: "Parts of the platform are away. What you see may be outdated; your changes are kept.",
+  emergency: "Much of the platform is away. Only the essential works; live updates are off.",
+};
+
+function listen() {
+  if (updates) updates.close();
+  updates = new EventSource("/api/v1/events");
+  updates.addEventListener("mode", (event) => {
+    const { mode } = JSON.parse(event.data);
+    byId("notice").textContent = NOTICES[mode] || "";
+    byId("notice").hidden = !NOTICES[mode];
+  });
+  for (const kind of ["circuit", "queue", "room", "call", "agent", "user"]) {
+    updates.addEventListener(kind, (event) => {
+      const { type, subject, to, depth } = JSON.parse(event.data);
+      if (type) log(`${type} ${subject}${to ? `: ${to}` : ""}`);
+      else if (depth) log(`${depth} changes waiting`);
+    });
+  }
 }
 
 function matrixRow(service, row) {

@@ -1,0 +1,114 @@
+"""Memories in PostgreSQL. Every statement names the owner: there is no way to reach another's memory.
+
+Source of the search: PostgreSQL documentation, "Controlling Text Search" (parsing queries, ranking).
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ai_core.model import MEMORIES_PER_OWNER, Cursor, IdTaken, KeyReused, Match, Memory, MemoryUnknown, TooManyMemories
+from ai_core.outbound.engine import reading, writing
+from ai_core.outbound.keys import Keys, moment, moment_us
+from ai_core.outbound.tables import memories, memory_creations
+
+_KEYS = Keys(memory_creations)
+_COLUMNS = [column for column in memories.c if column.name != "words"]
+_RANK_OF_ONE = 32
+"""Normalization of ts_rank_cd: the rank divided by itself plus one, so that it lies between 0 and 1."""
+
+
+class PostgresMemories:
+    """The memory store; ``engine`` is the bounded one of ``outbound.engine``."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def create(self, memory: Memory, key: str, fingerprint: str) -> Memory:
+        """Stores a new memory, once per owner and key."""
+        async with writing(self._engine) as connection:
+            if key and not await _KEYS.claim(
+                connection, memory.owner_id, key, memory.id, fingerprint, memory.created_at
+            ):
+                return await _made_before(connection, memory.owner_id, key, fingerprint)
+            return await _insert(connection, memory)
+
+    async def abandon(self, owner_id: str, key: str, at: float) -> None:
+        """No later creation with this key makes a memory."""
+        async with writing(self._engine) as connection:
+            await _KEYS.abandon(connection, owner_id, key, at)
+
+    async def page(self, owner_id: str, limit: int, after: Cursor | None) -> list[Memory]:
+        """The newest memories, or those after a cursor."""
+        query = sa.select(*_COLUMNS).where(memories.c.owner_id == owner_id)
+        if after is not None:
+            created = sa.literal(moment_us(after.created_us), memories.c.created_at.type)
+            place = sa.tuple_(created, sa.literal(after.id, memories.c.id.type))
+            query = query.where(sa.tuple_(memories.c.created_at, memories.c.id) < place)
+        query = query.order_by(memories.c.created_at.desc(), memories.c.id.desc()).limit(limit)
+        async with reading(self._engine) as connection:
+            return [_memory(row) for row in await connection.execute(query)]
+
+    async def search(self, owner_id: str, query: str, limit: int) -> list[Match]:
+        """The memories that hold the query's words; quotes, "or" and "-" work as in a web search."""
+        asked = sa.func.websearch_to_tsquery(sa.literal_column("'simple'"), query)
+        score = sa.func.ts_rank_cd(memories.c.words, asked, _RANK_OF_ONE).label("score")
+        found = sa.select(*_COLUMNS, score).where(memories.c.owner_id == owner_id, memories.c.words.op("@@")(asked))
+        found = found.order_by(score.desc(), memories.c.created_at.desc(), memories.c.id).limit(limit)
+        async with reading(self._engine) as connection:
+            return [Match(_memory(row), float(row.score)) for row in await connection.execute(found)]
+
+    async def delete(self, owner_id: str, memory_id: str) -> None:
+        """Deletes a memory."""
+        async with writing(self._engine) as connection:
+            deleted = await connection.execute(memories.delete().where(*_own(owner_id, memory_id)))
+        if deleted.rowcount == 0:
+            raise MemoryUnknown
+
+
+async def _made_before(connection: AsyncConnection, owner_id: str, key: str, fingerprint: str) -> Memory:
+    made_id = await _KEYS.made(connection, owner_id, key, fingerprint)
+    there = await _find(connection, owner_id, made_id)
+    if there is None:
+        raise KeyReused
+    return there
+
+
+async def _insert(connection: AsyncConnection, memory: Memory) -> Memory:
+    held = sa.select(sa.func.count()).select_from(memories).where(memories.c.owner_id == memory.owner_id)
+    if (await connection.execute(held)).scalar_one() >= MEMORIES_PER_OWNER:
+        raise TooManyMemories
+    values = {
+        "id": memory.id,
+        "owner_id": memory.owner_id,
+        "text": memory.text,
+        "tags": list(memory.tags),
+        "embedding": memory.embedding,
+        "created_at": moment(memory.created_at),
+    }
+    statement = insert(memories).values(values).on_conflict_do_nothing().returning(memories.c.id)
+    inserted = (await connection.execute(statement)).one_or_none()
+    return memory if inserted else await _there(connection, memory)
+
+
+async def _there(connection: AsyncConnection, memory: Memory) -> Memory:
+    """What has the id already: fine when it is this memory, made by a try whose answer was lost."""
+    there = await _find(connection, memory.owner_id, memory.id)
+    if there is None or (there.text, there.tags) != (memory.text, memory.tags):
+        raise IdTaken
+    return there
+
+
+async def _find(connection: AsyncConnection, owner_id: str, memory_id: str) -> Memory | None:
+    row = (await connection.execute(sa.select(*_COLUMNS).where(*_own(owner_id, memory_id)))).one_or_none()
+    return None if row is None else _memory(row)
+
+
+def _own(owner_id: str, memory_id: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+    return memories.c.id == memory_id, memories.c.owner_id == owner_id
+
+
+def _memory(row: Any) -> Memory:
+    return Memory(row.id, row.owner_id, row.text, tuple(row.tags), row.embedding, row.created_at.timestamp())

@@ -1,0 +1,28 @@
+"""Copies of one kind of value, under keys of their own in the store of all copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from dashboard.outbound.copies import CopyStore
+from resilience import Rung
+
+T = TypeVar("T")
+
+
+class KeptCopies(Generic[T]):
+    """See ports.Kept. ``read`` makes a value of a copy's plain data, or None when it cannot be used."""
+
+    def __init__(self, store: CopyStore, kind: str, read: Callable[[Any], T | None]) -> None:
+        self._store = store
+        self._kind = kind
+        self._read = read
+
+    def keep(self, key: str, value: T) -> None:
+        """See the port."""
+        self._store.keep(f"{self._kind}:{key}", value)
+
+    def rungs(self, key: str) -> tuple[Rung[T], Rung[T]]:
+        """See the port."""
+        return self._store.rungs(f"{self._kind}:{key}", self._read)

@@ -1,0 +1,295 @@
+"""The AI features, also while AI Core is away (row D3, dashboard.ai_core).
+
+What is made gets its id here, before AI Core hears of it: a creation that has to wait in the queue is known by the same
+id as the one that was made at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from dashboard.degradation import ORIGINAL_TEXT, REDIS_QUEUE, TEXT_ONLY
+from dashboard.model import Agent, Found, KeyReused, Memory, Page, Reply, Speech, Translation, WriteFailed
+from dashboard.ports import AiCopies, AiCore, Announce, silent
+from resilience import (
+    MISSING,
+    Accepted,
+    Clock,
+    DurableWriter,
+    Operation,
+    OperationStatus,
+    RowPolicy,
+    Rung,
+    Served,
+    Written,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Made(Generic[T]):
+    """What was asked for; ``operation_id`` finds its creation again while that is still to be done, else empty."""
+
+    value: T
+    operation_id: str = ""
+
+
+class Creations:
+    """Makes agents and memories at once or, while AI Core is away, later.
+
+    ``key_secret`` makes operation ids from idempotency keys unguessable.
+    """
+
+    def __init__(self, writer: DurableWriter, clock: Clock, *, key_secret: bytes) -> None:
+        self._writer = writer
+        self._clock = clock
+        self._key_secret = key_secret
+
+    def operation(self, kind: str, entity: str, owner: str, payload: dict[str, Any], key: str | None) -> Operation:
+        """The creation as an operation; its payload gets the id of what it makes."""
+        operation_id, fingerprint = uuid.uuid4().hex, ""
+        if key is not None:
+            operation_id = hmac.new(self._key_secret, f"{owner}\n{kind}\n{key}".encode(), hashlib.sha256).hexdigest()[
+                :32
+            ]
+            fingerprint = hashlib.sha256(json.dumps([kind, payload], sort_keys=True).encode()).hexdigest()[:32]
+        return Operation(operation_id, kind, entity, owner, {"id": made_id(operation_id), **payload}, fingerprint)
+
+    async def make(
+        self, operation: Operation, direct: Callable[[], Awaitable[Served[T]]], promised: Callable[[Operation], T]
+    ) -> Served[Made[T]]:
+        """What ``direct`` made, or what was ``promised`` when it will be made, or was, by way of the queue.
+
+        Raises KeyReused, WriteFailed, WriteRefused.
+        """
+        served = await self._writer.write(operation, lambda _: direct())
+        match served.value:
+            case Written(made):
+                return made.also(*served.degradations).map(Made)
+            case Accepted(record):
+                known = record.operation or operation
+                if operation.fingerprint and known.fingerprint != operation.fingerprint:
+                    raise KeyReused
+                if record.status is OperationStatus.DEAD:
+                    raise WriteFailed
+                value = promised(replace(operation, accepted_at=known.accepted_at or self._clock.time()))
+                if record.status is OperationStatus.APPLIED and not served.degraded:
+                    return Served(Made(value))
+                return Served(Made(value, operation.id), served.degradations, pending=True)
+
+    async def waiting(self, entity: str, limit: int) -> list[Operation]:
+        """The newest creations that wait, newest first."""
+        return list(await self._writer.pending(entity))[-limit:][::-1]
+
+
+def made_id(operation_id: str) -> str:
+    """The id of what an operation makes: the same whenever and however often it is asked for."""
+    return str(uuid.UUID(hashlib.sha256(operation_id.encode()).hexdigest()[:32], version=4))
+
+
+def announce_creation(announce: Announce, operation: Operation) -> None:
+    """Tells of an agent that was made; the operation's id makes doubles known. Memories are nobody's business."""
+    if operation.kind == "agent.create":
+        _announce(announce, "created", operation.owner, operation.payload["id"], operation.id)
+
+
+def _announce(announce: Announce, what: str, owner: str, agent_id: str, event_id: str | None = None) -> None:
+    data = {"agent_id": agent_id, "owner_id": owner}
+    announce(f"agent.{what}", f"agent:{agent_id}", data, event_id=event_id)
+
+
+class Agents:
+    """Agents and chat; each method acts for ``owner``, the user of the current request."""
+
+    def __init__(
+        self,
+        ai_core: AiCore,
+        policy: RowPolicy,
+        creations: Creations,
+        copies: AiCopies,
+        announce: Announce = silent,
+    ) -> None:
+        self._ai_core = ai_core
+        self._policy = policy
+        self._creations = creations
+        self._copies = copies
+        self._announce = announce
+
+    async def create(self, owner: str, name: str, prompt: str, model: str, key: str | None) -> Served[Made[Agent]]:
+        """A new agent. Raises KeyReused, WriteFailed, WriteRefused."""
+        payload = {"name": name, "system_prompt": prompt, "model": model}
+        operation = self._creations.operation("agent.create", _agents_of(owner), owner, payload, key)
+
+        async def direct() -> Served[Agent]:
+            made = await self._ai_core.create_agent(operation.payload["id"], name, prompt, model, operation.id)
+            self._copies.keep_agent(owner, made.value)
+            announce_creation(self._announce, operation)
+            return made
+
+        return await self._creations.make(operation, direct, _queued_agent)
+
+    async def get(self, owner: str, agent_id: str) -> Served[Agent]:
+        """One of the owner's agents, also one that is still to be made."""
+        for operation in await self._creations.waiting(_agents_of(owner), limit=1000):
+            if operation.payload.get("id") == agent_id:
+                return Served(_queued_agent(operation), (self._policy.degradation(REDIS_QUEUE),), pending=True)
+
+        async def read() -> Served[Agent]:
+            served = await self._ai_core.agent(agent_id)
+            self._copies.keep_agent(owner, served.value)
+            return served
+
+        return await self._policy.serve(read, *self._copies.agent(owner, agent_id))
+
+    async def page(self, owner: str, limit: int, cursor: str | None) -> Served[Page[Agent]]:
+        """The owner's agents, newest first; on the first page also those that are still to be made."""
+
+        async def read() -> Served[Page[Agent]]:
+            served = await self._ai_core.agents(limit, cursor)
+            if cursor is None:
+                self._copies.keep_agents(owner, limit, served.value)
+            return served
+
+        if cursor is not None:
+            return await self._policy.serve(read)
+        waiting = [_queued_agent(one) for one in await self._creations.waiting(_agents_of(owner), limit)]
+        served = await self._policy.serve(read, *self._copies.agents(owner, limit), _only(waiting))
+        return _with_waiting(served, waiting)
+
+    async def change(self, owner: str, agent_id: str, fields: dict[str, str]) -> Served[Agent]:
+        """Changes the given fields."""
+        served: Served[Agent] = await self._policy.serve(lambda: self._ai_core.change_agent(agent_id, fields))
+        self._copies.keep_agent(owner, served.value)
+        _announce(self._announce, "changed", owner, agent_id)
+        return served
+
+    async def delete(self, owner: str, agent_id: str) -> Served[None]:
+        """Deletes an agent."""
+        served: Served[None] = await self._policy.serve(lambda: self._ai_core.delete_agent(agent_id))
+        await self._copies.forget_agent(owner, agent_id)
+        _announce(self._announce, "deleted", owner, agent_id)
+        return served
+
+    async def chat(self, agent_id: str, message: str, conversation_id: str) -> Served[Reply]:
+        """The agent's answer: nothing can stand in for that."""
+        return await self._policy.serve(lambda: self._ai_core.chat(agent_id, message, conversation_id))
+
+
+class Memories:
+    """Texts to be remembered; each method acts for ``owner``, the user of the current request."""
+
+    def __init__(self, ai_core: AiCore, policy: RowPolicy, creations: Creations, copies: AiCopies) -> None:
+        self._ai_core = ai_core
+        self._policy = policy
+        self._creations = creations
+        self._copies = copies
+
+    async def create(self, owner: str, text: str, tags: Sequence[str], key: str | None) -> Served[Made[Memory]]:
+        """A memory that is kept from now on, whether AI Core has got it already or not.
+
+        Raises KeyReused, WriteFailed, WriteRefused.
+        """
+        payload = {"text": text, "tags": list(dict.fromkeys(tags))}
+        operation = self._creations.operation("memory.create", _memories_of(owner), owner, payload, key)
+
+        async def direct() -> Served[Memory]:
+            return await self._ai_core.create_memory(operation.payload["id"], text, payload["tags"], operation.id)
+
+        return await self._creations.make(operation, direct, _queued_memory)
+
+    async def page(self, owner: str, limit: int, cursor: str | None) -> Served[Page[Memory]]:
+        """The owner's memories, newest first; on the first page also those that AI Core has not got yet."""
+
+        async def read() -> Served[Page[Memory]]:
+            served = await self._ai_core.memories(limit, cursor)
+            if cursor is None:
+                self._copies.keep_memories(owner, limit, served.value)
+            return served
+
+        if cursor is not None:
+            return await self._policy.serve(read)
+        waiting = [_queued_memory(one) for one in await self._creations.waiting(_memories_of(owner), limit)]
+        served = await self._policy.serve(read, *self._copies.memories(owner, limit), _only(waiting))
+        return _with_waiting(served, waiting)
+
+    async def search(self, query: str, limit: int) -> Served[Found]:
+        """The memories that fit a query; only AI Core can tell."""
+        return await self._policy.serve(lambda: self._ai_core.search(query, limit))
+
+    async def delete(self, owner: str, memory_id: str) -> Served[None]:
+        """Forgets a memory."""
+        served: Served[None] = await self._policy.serve(lambda: self._ai_core.delete_memory(memory_id))
+        await self._copies.forget_memories(owner)
+        return served
+
+
+class Language:
+    """Translation and speech: the text itself is what is served when nothing else is."""
+
+    def __init__(self, ai_core: AiCore, policy: RowPolicy) -> None:
+        self._ai_core = ai_core
+        self._policy = policy
+
+    async def translate(self, text: str, target: str, source: str) -> Served[Translation]:
+        """The text in the target language, or as it came."""
+
+        async def original(_: BaseException) -> Translation:
+            return Translation(text, translated=False)
+
+        return await self._policy.serve(
+            lambda: self._ai_core.translate(text, target, source), Rung(ORIGINAL_TEXT, original)
+        )
+
+    async def speak(self, text: str, voice: str) -> Served[Speech]:
+        """The text spoken, or alone."""
+
+        async def silent(_: BaseException) -> Speech:
+            return Speech(text)
+
+        return await self._policy.serve(lambda: self._ai_core.speak(text, voice), Rung(TEXT_ONLY, silent))
+
+
+def _agents_of(owner: str) -> str:
+    """The ordering unit of a user's new agents."""
+    return f"agents:{owner}"
+
+
+def _memories_of(owner: str) -> str:
+    """The ordering unit of a user's new memories."""
+    return f"memories:{owner}"
+
+
+def _queued_agent(operation: Operation) -> Agent:
+    given, at = operation.payload, operation.accepted_at
+    return Agent(given["id"], given["name"], given["system_prompt"], given["model"], at, at, pending=True)
+
+
+def _queued_memory(operation: Operation) -> Memory:
+    given = operation.payload
+    return Memory(given["id"], given["text"], tuple(given["tags"]), "pending", operation.accepted_at, pending=True)
+
+
+def _only(waiting: Sequence[T]) -> Rung[Page[T]]:
+    """Without AI Core and without a copy there is still what waits in the queue."""
+
+    async def nothing_else(_: BaseException) -> Any:
+        return Page([]) if waiting else MISSING
+
+    return Rung(REDIS_QUEUE, nothing_else)
+
+
+def _with_waiting(served: Served[Page[Any]], waiting: Sequence[Any]) -> Served[Page[Any]]:
+    """Read-your-writes: own creations that wait come first, as the newest; one that was made meanwhile shows once."""
+    known = {item.id for item in served.value.items}
+    added = [item for item in waiting if item.id not in known]
+    if not added:
+        return served
+    page = Page([*added, *served.value.items], served.value.next_cursor)
+    return Served(page, served.degradations, served.as_of, pending=True)

@@ -1,0 +1,191 @@
+"""What the load uses, and what the matrix promises for it: the one table that load, checker and soak share.
+
+A row of the table is a kind of request. ``needs``: components whose outage may show in its answer, by a label or an
+error; anything else that shows is a lie. ``shows``: components whose outage every good answer has to admit. ``fails``:
+the outages that may take the answer away; each is a set of components that are all gone at once. Everywhere else the
+matrix promises something useful, and an error is a broken promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+POSTGRES, STANDBY, REDIS, KAFKA = "postgres", "standby", "redis", "kafka"
+AI_CORE, WEBRTC, PROVIDERS = "ai-core", "webrtc", "providers"
+
+ROWS = {"D1": POSTGRES, "D2": REDIS, "D3": AI_CORE, "D4": WEBRTC, "D5": KAFKA, "D6": STANDBY}
+"""The Dashboard's rows and the component of each."""
+LABELS = {
+    POSTGRES: ("D1", "A1", "W3"),
+    REDIS: ("D2", "A3", "W1"),
+    AI_CORE: ("D3",),
+    WEBRTC: ("D4",),
+    KAFKA: ("D5",),
+    STANDBY: ("D6",),
+    PROVIDERS: ("A2",),
+}
+"""Rows of all services whose circuits guard a component."""
+
+COPIES = frozenset({"redis-cache", "memory-cache", "postgres-standby", "rooms-database"})
+"""Fallbacks that serve what may be outdated."""
+
+SHOWS_AFTER = {REDIS: 1.0}
+"""Seconds from the opening of the circuits until good answers admit it: a session that Redis has just confirmed is not
+asked for again at once."""
+
+Content = Mapping[str, Any] | None
+Outages = tuple[frozenset[str], ...]
+
+
+def _any(*sets: str) -> Outages:
+    """Outages as text: ``a+b`` is both at once."""
+    return tuple(frozenset(one.split("+")) for one in sets)
+
+
+EMERGENCY = _any("postgres+webrtc", "postgres+redis")
+"""Two P0 rows at once, or one whose fallback is gone too: reads, logins and own accounts are left, nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One kind of request. ``path`` may name ``{user}``, ``{room}``, ``{agent}`` and ``{operation}``; ``share`` is its
+    part of the load; ``body`` makes what is sent from a name that nothing else uses."""
+
+    method: str
+    path: str
+    share: int
+    needs: frozenset[str] = frozenset()
+    shows: frozenset[str] = frozenset()
+    fails: Outages = ()
+    good: tuple[int, ...] = (200,)
+    body: Callable[[str], Content] = lambda _: None
+    copy: bool = False
+    """A copy says ``stale`` and ``as_of`` at the top of its body."""
+    creates: bool = False
+    """A write that makes a thing of that name."""
+    person: bool = True
+    """Needs a session, and so shows when Redis is gone."""
+    essential: bool = False
+    """A write that is accepted in emergency mode as well; reads always are."""
+    stream: bool = False
+    """Server-sent events: only the beginning is waited for."""
+
+    @property
+    def affected(self) -> frozenset[str]:
+        """Components that may show in the answer."""
+        return self.needs | ({REDIS} if self.person else set())
+
+    def promised(self, broken: frozenset[str]) -> bool:
+        """Whether something useful is promised while these components are broken."""
+        refused = EMERGENCY if self.stream or not (self.essential or self.method == "GET") else ()
+        return not any(outage <= broken for outage in (*self.fails, *refused))
+
+
+def _route(method: str, path: str, share: int, needs: str = "", **fields: Any) -> Route:
+    given = {name: frozenset(value.split()) for name, value in fields.items() if name == "shows"}
+    return Route(method, path, share, frozenset(needs.split()), **{**fields, **given})
+
+
+_AI = _any("ai-core", "postgres", "providers")
+_ROOMS = _any("webrtc", "redis")
+
+ROUTES: Mapping[str, Route] = {
+    # Accounts: rows D1, D2, D6.
+    "read": _route("GET", "/users/{user}", 24, "postgres", shows="postgres redis", copy=True),
+    "me": _route("GET", "/auth/me", 4, "postgres", shows="postgres redis", copy=True),
+    "write": _route(
+        "PATCH",
+        "/users/{user}",
+        18,
+        "postgres",
+        shows="postgres redis",
+        fails=_any("postgres+redis"),
+        good=(200, 202, 503),
+        body=lambda name: {"display_name": name},
+        copy=True,
+        essential=True,
+    ),
+    "operation": _route("GET", "/operations/{operation}", 5, "postgres", fails=_any("postgres+redis"), essential=True),
+    "login": _route(
+        "POST", "/auth/login", 1, "postgres", shows="postgres", fails=_any("postgres+redis"), essential=True
+    ),
+    "health": Route("GET", "/health/ready", 4, person=False),
+    # Rooms: row D4, and W1 behind it.
+    "room": _route("GET", "/rooms/{room}", 5, "webrtc postgres", shows="webrtc", fails=_any("redis"), copy=True),
+    "rooms": _route("GET", "/rooms", 4, "webrtc postgres", shows="webrtc", fails=_any("redis"), copy=True),
+    "token": _route("POST", "/rooms/{room}/token", 3, "webrtc postgres", fails=_ROOMS),
+    "new_room": _route(
+        "POST",
+        "/rooms",
+        1,
+        "webrtc postgres",
+        fails=_ROOMS,
+        good=(201,),
+        body=lambda name: {"name": name},
+        creates=True,
+    ),
+    "calls": _route("GET", "/calls", 3, "postgres webrtc", copy=True),
+    # AI: row D3, and A1 and A2 behind it.
+    "agent": _route(
+        "GET", "/agents/{agent}", 3, "ai-core postgres", shows="ai-core", fails=_any("postgres"), copy=True
+    ),
+    "agents": _route("GET", "/agents", 3, "ai-core postgres", shows="ai-core", fails=_any("postgres"), copy=True),
+    "new_agent": _route(
+        "POST",
+        "/agents",
+        1,
+        "ai-core postgres",
+        shows="ai-core",
+        fails=_any("postgres", "ai-core+redis"),
+        good=(201, 202),
+        body=lambda name: {"name": name},
+        creates=True,
+    ),
+    "chat": _route(
+        "POST",
+        "/agents/{agent}/chat",
+        2,
+        "ai-core postgres providers",
+        fails=_AI,
+        body=lambda name: {"message": f"Say {name}"},
+    ),
+    "translate": _route(
+        "POST",
+        "/translate",
+        2,
+        "ai-core postgres providers",
+        shows="ai-core",
+        body=lambda name: {"text": f"Text {name}", "target_language": "fr"},
+    ),
+    "new_memory": _route(
+        "POST",
+        "/memories",
+        1,
+        "ai-core postgres providers",
+        shows="ai-core",
+        fails=_any("postgres", "ai-core+redis"),
+        good=(201,),
+        body=lambda name: {"text": name},
+        creates=True,
+    ),
+    "memories": _route("GET", "/memories", 2, "ai-core postgres", shows="ai-core", fails=_any("postgres"), copy=True),
+    "search": _route("GET", "/memories/search?q=note", 1, "ai-core postgres providers", fails=_AI),
+    # Answers made of parts, or with defaults.
+    "home": _route("GET", "/dashboard", 4, "postgres webrtc ai-core providers"),
+    "pricing": _route("GET", "/pricing/eu", 3, "postgres webrtc", person=False),
+    "analytics": _route("GET", "/analytics/users/{user}", 2, "postgres webrtc ai-core"),
+    "events": _route("GET", "/events", 1, "postgres kafka", stream=True),
+}
+
+READABLE = frozenset(
+    kind for kind, route in ROUTES.items() if route.method == "GET" and not route.stream and kind != "health"
+)
+"""Kinds that count for the error rate of readable routes."""
+
+
+def template(kind: str) -> str:
+    """The route as the OpenAPI document names it, up to the names of parameters."""
+    path = ROUTES[kind].path.partition("?")[0]
+    return path if path.startswith("/health") else f"/api/v1{path}"
