@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
 
 import asyncpg
 import psutil
@@ -15,7 +15,6 @@ import pytest_asyncio
 
 from devstack import Stack, Topology
 from devstack.components.standby import SLOT
-from devstack.errors import NotReadyError
 
 PAIR = Topology(only=frozenset({"postgres", "standby"}), standby=True)
 LIMIT = 15.0  # s until a change must be seen
@@ -131,17 +130,16 @@ async def test_another_cluster_in_the_primarys_place(stack: Stack) -> None:
     await follows(stack)
 
 
-async def test_first_start_without_a_primary_says_so_and_is_healed_later(tmp_path: Path) -> None:
-    async with Stack(tmp_path, PAIR, port_base=None, autostart=False) as late:
-        await late.start("standby")
-        with pytest.raises(NotReadyError, match="chaos heal standby"):
-            await late.wait_ready(5, "standby")
-        assert late.unit("standby").state == "failed"
-        await late.start("postgres")
-        await late.wait_ready(30, "postgres")
-        assert (await late.heal("standby")).accepts
-    described = late.state.read("stack.json")
-    assert described == {}
+async def test_first_start_without_a_primary_says_so_and_is_healed_later(stack: Stack) -> None:
+    await stack.kill("standby")
+    await stack.kill("postgres")
+    shutil.rmtree(stack.plan.standby.home.data)
+    assert not (await stack.heal("standby")).accepts
+    assert stack.unit("standby").state == "failed"
+    assert "chaos heal standby" in stack.explain("standby")
+    assert (await stack.heal("postgres")).accepts
+    assert (await stack.heal("standby")).accepts
+    await follows(stack)
 
 
 async def test_off_unless_asked_for() -> None:

@@ -23,6 +23,7 @@ from tests.harness.signals import Log, Metrics, health, metrics
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.stack]
 
+RATE = 40.0  # requests per second
 LEAD = 0.5  # s of load before and after the outage
 HOLD = 1.6  # s with every circuit open
 FAST = 0.5  # s within which 95 of 100 answers come while the circuit is open
@@ -56,12 +57,13 @@ EXPECTED = {
         ("read", "write", "agent"),
         ("rooms-database",),
     ),
-    "D5": Expected({}, {}, ("read", "write", "room")),
+    "D5": Expected({}, {}, ("read", "write", "room"), ("event-buffer",)),
 }
 CASES = [
     *(pytest.param("D2", fault, id=f"D2-{fault}", marks=pytest.mark.row("D2")) for fault in FAULTS),
     *(pytest.param("D3", fault, id=f"D3-{fault}", marks=pytest.mark.row("D3")) for fault in FAULTS),
     *(pytest.param("D4", fault, id=f"D4-{fault}", marks=pytest.mark.row("D4")) for fault in FAULTS),
+    *(pytest.param("D5", fault, id=f"D5-{fault}", marks=pytest.mark.row("D5")) for fault in FAULTS),
 ]
 
 
@@ -69,7 +71,7 @@ CASES = [
 async def test_row(platform: Platform, accounts: list[Account], tmp_path: Path, label: str, fault: str) -> None:
     expected, kinds = EXPECTED[label], await platform.kinds()
     asking = await platform.equip(await platform.register())  # whom the load does not use, so that its history is whole
-    async with under_load(platform, accounts, tmp_path) as run:
+    async with under_load(platform, accounts, tmp_path, rate=RATE) as run:
         await asyncio.sleep(LEAD)
         await platform.profile(asking)
         async with signalled(platform, label, expected), run.outage(fault, ROWS[label]):
@@ -122,7 +124,8 @@ async def signalled(platform: Platform, label: str, expected: Expected) -> Async
     if expected.fallbacks:
         assert sum(grown(before, after, "fallback_activations_total", fallback=one) for one in expected.fallbacks) > 0
     if expected.lost:
-        assert grown(before, after, "app_errors_total", error_type="CIRCUIT_OPEN") > 0
+        kinds = ("CIRCUIT_OPEN", "DEPENDENCY_UNAVAILABLE")
+        assert sum(grown(before, after, "app_errors_total", error_type=kind) for kind in kinds) > 0
 
 
 def grown(before: Metrics, after: Metrics, name: str, **labels: str) -> float:

@@ -23,7 +23,7 @@ from tests.harness.routes import STANDBY
 ROOT = Path(__file__).parents[2]
 RECOVERY = 5.0  # s from the last component accepting connections to circuits closed and queue empty
 MODE = 8.0  # s more until the mode is normal again
-OPENING = 10.0  # s until a circuit that is in use has opened
+OPENING = 20.0  # s until a circuit that is in use has opened; five batches for a frozen broker take ten
 _SHOWN = 15
 
 

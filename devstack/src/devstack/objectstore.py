@@ -147,16 +147,11 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
+        key, query = self._target()
         if not self._allowed():
             return self._answer(403)
-        key, query = self._target()
         if not key:
-            plain = set(query) <= {"list-type", "prefix"}
-            return (
-                self._answer(200, self.server.store.listing(query.get("prefix", "")).encode())
-                if plain
-                else (self._answer(501))
-            )
+            return self._list(query)
         try:
             stored, content = self.server.store.get(key)
         except KeyError:
@@ -165,13 +160,21 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(304, stored=stored)
         return self._answer(200, content, stored)
 
+    def _list(self, query: dict[str, str]) -> None:
+        if set(query) <= {"list-type", "prefix"}:
+            self._answer(200, self.server.store.listing(query.get("prefix", "")).encode())
+        else:
+            self._answer(501)
+
     def do_PUT(self) -> None:
-        length = int(self.headers.get("Content-Length", "-1"))
         key, query = self._target()
-        if not self._allowed() or not key or query or not 0 <= length <= OBJECT_BYTES:
+        length = self.headers.get("Content-Length", "")
+        allowed = self._allowed()
+        if not (allowed and key and not query and length.isdecimal() and int(length) <= OBJECT_BYTES):
             self.close_connection = True  # the body is not read
-            return self._answer(501 if self._allowed() else 403)
-        content, fresh = self.rfile.read(length), self.headers.get("If-None-Match") == "*"
+            return self._answer(501 if allowed else 403)
+        content = self.rfile.read(int(length))
+        fresh = self.headers.get("If-None-Match") == "*"
         try:
             stored = self.server.store.put(key, content, self.headers.get("If-Match"), fresh=fresh)
         except PreconditionError:

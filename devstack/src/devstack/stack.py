@@ -24,7 +24,7 @@ from devstack.toxiproxy import ToxiproxyClient
 Fault = Literal["killed", "frozen", "delayed", "cut"]
 READY_POLL = 0.05  # s
 WATCH_INTERVAL = 0.5  # s between looks at the components' health as processes
-NEEDS_LIMIT = 30.0  # s that a start waits for what it needs
+NEEDS_LIMIT = 60.0  # s that a start waits for what it needs: making a cluster on a slow disk
 # The order of stopping. The primary waits for a standby that still listens, so that one goes first.
 TIERS = (("dashboard",), ("ai-core", "webrtc"), ("providers", "standby"), ("postgres", "redis", "kafka"))
 

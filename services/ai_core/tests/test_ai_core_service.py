@@ -245,7 +245,8 @@ async def test_chat_answers_with_the_contracts_fields_and_remembers(alice: Clien
 
 async def test_an_unknown_model_is_the_agents_mistake(alice: Client) -> None:
     answer = await alice.chat(await alice.agent(model="gpt-nine"))
-    assert (answer.status, list(answer.body["details"])) == (422, ["model"])
+    assert (answer.status, answer.body["error"]) == (409, "CONFLICT")
+    assert answer.body["suggestion"] == "Change the agent's model."
 
 
 @pytest.mark.row("ai_core.providers")

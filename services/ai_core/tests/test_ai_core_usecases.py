@@ -12,6 +12,7 @@ from ai_core.model import (
     Completion,
     Cursor,
     Invalid,
+    ModelNotOffered,
     RequestRefused,
     Turn,
     checked,
@@ -252,7 +253,7 @@ async def test_a_busy_provider_is_left_alone_and_opens_nothing(world: World) -> 
 
 async def test_a_model_nobody_has_is_the_agents_mistake(world: World) -> None:
     world.provider.error = ModelUnknown("x")
-    with pytest.raises(Invalid):
+    with pytest.raises(ModelNotOffered):
         await world.chat.reply("alice", (await world.agent(model="gpt-nine")).id, "hello")
     with pytest.raises(ProviderFailed):
         await world.chat.reply("alice", (await world.agent()).id, "hello")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -23,15 +24,17 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RoomServer(webrtc_pb2_grpc.RoomServiceServicer):
-    """Rooms in memory; the bearer token is the user's id. ``calls`` counts the requests that came in."""
+    """Rooms in memory. ``user_of`` a bearer token: the token itself if not told otherwise. ``calls``: requests so far."""
 
     def __init__(self) -> None:
         self.rooms: dict[str, Room] = {}
         self.calls = 0
-        self.frozen = False
+        self.thawed = asyncio.Event()
+        self.thawed.set()
         self.unable = False
         self.degraded = False
         self.port = 0
+        self.user_of: Callable[[str], str] = str
         self._ids = itertools.count(1)
         self._server: grpc.aio.Server | None = None
 
@@ -48,13 +51,13 @@ class RoomServer(webrtc_pb2_grpc.RoomServiceServicer):
 
     async def _user(self, call: Context) -> str:
         self.calls += 1
-        while self.frozen:
-            await asyncio.sleep(0.01)
+        await self.thawed.wait()
         if self.unable:
             await _abort(call, DependencyUnavailable("Video calling temporarily unavailable", row="webrtc.redis"))
         if self.degraded:
             call.set_trailing_metadata(tuple(to_metadata([Degradation("webrtc.turn", "stun-only", "open", 3.0)])))
-        return dict(call.invocation_metadata() or ())["authorization"].removeprefix("Bearer ")  # type: ignore[arg-type]
+        sent: dict[str, Any] = dict(call.invocation_metadata() or ())
+        return self.user_of(str(sent["authorization"]).removeprefix("Bearer "))
 
     async def _room(self, room_id: str, call: Context) -> Room:
         if room_id not in self.rooms:
@@ -88,6 +91,10 @@ class RoomServer(webrtc_pb2_grpc.RoomServiceServicer):
         await self._user(context)
         await self._room(request.room_id, context)
         return webrtc_pb2.IssueTokenResponse(token="token", ws_url="ws://here/ws", expires_in=60)
+
+    async def GetIceServers(self, request: Any, context: Context) -> Any:
+        await self._user(context)
+        return webrtc_pb2.GetIceServersResponse()
 
 
 async def _abort(call: Context, error: ServiceError) -> None:

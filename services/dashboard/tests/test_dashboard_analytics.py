@@ -91,5 +91,11 @@ async def test_a_copy_of_nobody_cannot_be_used(fields: object) -> None:
 
 
 async def test_odd_fields_of_a_copy_get_their_defaults() -> None:
-    odd: dict[str, object] = {"user_id": "ann", "calls_total": "many", "minutes_total": None, "last_active_at": [], "more": 1}
+    odd: dict[str, object] = {
+        "user_id": "ann",
+        "calls_total": "many",
+        "minutes_total": None,
+        "last_active_at": [],
+        "more": 1,
+    }
     assert analytics_of(odd) == Analytics("ann", 0, 0.0, 0, 0.0, None)

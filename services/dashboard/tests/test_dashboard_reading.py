@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -100,7 +101,8 @@ def test_values_of_every_kind() -> None:
 
 
 def test_a_reader_that_fails_spoils_its_own_row_only() -> None:
-    found, unreadable = reading.items([{"id": "a", "n": 1}, {"id": "b"}, {"id": "c", "n": 3}], lambda row: row["n"])
+    rows: list[dict[str, Any]] = [{"id": "a", "n": 1}, {"id": "b"}, {"id": "c", "n": 3}]
+    found, unreadable = reading.items(rows, lambda row: row["n"])
     assert found == [1, 3]
     assert [(one.position, one.id) for one in unreadable] == [(1, "b")]
     body = listed([], None, unreadable)
@@ -111,9 +113,10 @@ def test_a_reader_that_fails_spoils_its_own_row_only() -> None:
 
 LOOSE = """ALTER TABLE users ALTER email DROP NOT NULL, ALTER display_name DROP NOT NULL, ALTER role DROP NOT NULL,
     ALTER created_at DROP NOT NULL, ALTER updated_at DROP NOT NULL, ALTER revision DROP NOT NULL,
-    ALTER password_hash DROP NOT NULL, DROP CONSTRAINT users_pkey, ALTER id DROP NOT NULL"""
-STRICT = """ALTER TABLE users ADD PRIMARY KEY (id), ALTER email SET NOT NULL, ALTER display_name SET NOT NULL,
-    ALTER role SET NOT NULL, ALTER created_at SET NOT NULL, ALTER updated_at SET NOT NULL,
+    ALTER password_hash DROP NOT NULL, DROP CONSTRAINT pk_users, ALTER id DROP NOT NULL"""
+STRICT = """ALTER TABLE users ADD CONSTRAINT pk_users PRIMARY KEY (id), ALTER email SET NOT NULL,
+    ALTER display_name SET NOT NULL, ALTER role SET NOT NULL, ALTER created_at SET NOT NULL,
+    ALTER updated_at SET NOT NULL,
     ALTER revision SET NOT NULL, ALTER password_hash SET NOT NULL"""
 
 
@@ -180,8 +183,6 @@ async def test_a_login_with_nothing_to_check_against_fails_as_a_wrong_password(l
 
 @pytest.mark.parametrize("inner", ['["NaN", ""]', "[]", "{}", '[1e300, "{0}"]', '[NaN, "{0}"]', "7", '["x", "{0}"]'])
 def test_a_cursor_that_no_list_gave(inner: str) -> None:
-    import base64
-
     cursor = base64.urlsafe_b64encode(inner.replace("{0}", uid(1)).encode()).decode()
     for one in (cursor, "%%%", "é", "a"):
         with pytest.raises(CursorInvalid):

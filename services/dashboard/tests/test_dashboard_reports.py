@@ -41,10 +41,17 @@ RESULT = {
     ],
     "totals": {"calls": 3, "minutes": 45.0, "participants": 3},
 }
+WAITING = Report("waiting", "ann", "calls", "2026-03-01", "2026-03-31", "queued", 0.0, 0.0, 0.0)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(5):
+        while not await condition():  # noqa: ASYNC110 - a database row has no event
+            await asyncio.sleep(0.02)
 
 
 class Gated:
-    """The real activity, which can be made to wait: ``gate`` is open at first; ``asked``: the first day of each step."""
+    """The real activity, which can be made to wait or to fail; ``asked``: the first day of each step."""
 
     def __init__(self, database: Database) -> None:
         self._real = PostgresActivity(database)
@@ -99,10 +106,11 @@ class Instance:
         return (await self.reports.read(report.id, "ann")).value
 
     async def ended(self, report: Report) -> Report:
-        async with asyncio.timeout(8):
-            while (found := await self.read(report)).status not in ("done", "failed"):
-                await asyncio.sleep(0.02)
-        return found
+        await until(lambda: self._has_ended(report))
+        return await self.read(report)
+
+    async def _has_ended(self, report: Report) -> bool:
+        return (await self.read(report)).status in ("done", "failed")
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -134,12 +142,6 @@ async def instance(database: Database, redis_client: Redis) -> AsyncIterator[Cal
 
 
 Make = Callable[..., Instance]
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(5):
-        while not await condition():  # noqa: ASYNC110 - a database row has no event
-            await asyncio.sleep(0.02)
 
 
 async def test_a_report_that_is_quick_is_answered_at_once(instance: Make) -> None:
@@ -258,14 +260,11 @@ async def test_two_instances_make_each_report_once(instance: Make, database: Dat
 
 async def test_a_report_that_kills_whoever_makes_it_is_given_up(instance: Make, database: Database) -> None:
     one = instance(attempts=2)
-    await one.rows.create(
-        Report("deadly", "ann", "calls", "2026-03-01", "2026-03-31", "queued", 0.0, 0.0, 0.0), lease=None, keep=9
-    )
+    await one.rows.create(WAITING, lease=None, keep=9)
     await database.fetch("UPDATE reports SET attempts = 2, status = 'running', lease_until = NULL")
     async with one.working():
-        found = await one.reports.read("deadly", "ann")
-        found = await one.ended(found.value)  # type: ignore[assignment]
-    assert (found.status, found.error) == ("failed", "It was begun 2 times and never finished.")  # type: ignore[attr-defined]
+        found = await one.ended(WAITING)
+    assert (found.status, found.error) == ("failed", "It was begun 2 times and never finished.")
 
 
 async def test_a_report_that_cannot_be_made_fails_and_is_told(instance: Make) -> None:
@@ -311,9 +310,6 @@ async def test_work_waits_for_the_database_and_goes_on(instance: Make) -> None:
     copy = await one.reports.read(report.id, "ann")
     assert [step.fallback for step in copy.degradations] == [MEMORY_CACHE]
     assert copy.value.status == "running"
-    async with asyncio.timeout(5):
-        while len(one.activity.asked) < 2:
-            await asyncio.sleep(0.02)
     assert one.reports._running
     one.policy.breaker.reset()
     assert (await one.ended(report)).result == RESULT
@@ -336,11 +332,10 @@ async def test_a_users_reports_are_bounded_and_unfinished_ones_go_last(instance:
 )
 async def test_a_state_that_cannot_be_read_begins_anew(instance: Make, database: Database, state: object) -> None:
     one = instance()
-    report = Report("odd", "ann", "calls", "2026-03-01", "2026-03-31", "queued", 0.0, 0.0, 0.0)
-    await one.rows.create(report, lease=None, keep=9)
+    await one.rows.create(WAITING, lease=None, keep=9)
     await database.fetch("UPDATE reports SET state = $1", orjson.dumps(state).decode())
     async with one.working():
-        assert (await one.ended(report)).result == RESULT
+        assert (await one.ended(WAITING)).result == RESULT
 
 
 @pytest.mark.parametrize("kind", ["unknown", ""])

@@ -188,6 +188,10 @@ class TooManyMemories(DomainError):
     """The owner has as many memories as one may have."""
 
 
+class ModelNotOffered(DomainError):
+    """The agent's model is not, or no longer, one that the provider has."""
+
+
 class RequestRefused(DomainError):
     """The provider refused the request itself: it would be refused again. The text is safe to show."""
 

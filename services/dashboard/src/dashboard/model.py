@@ -297,7 +297,11 @@ class TooManyLogins(DomainError):
 
 
 class RoomUnknown(DomainError):
-    """There is no such room."""
+    """There is no such room; ``by`` is the fallback that says so, empty when WebRTC does."""
+
+    def __init__(self, by: str = "") -> None:
+        super().__init__("there is no such room")
+        self.by = by
 
 
 class CallUnknown(DomainError):

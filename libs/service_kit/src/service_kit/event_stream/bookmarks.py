@@ -44,6 +44,11 @@ class Bookmarks:
         self._begun = True
         return starts
 
+    @property
+    def settled(self) -> bool:
+        """Whether all last records are known; before that, another log could not be told from this one."""
+        return all(mark.print is not None for mark in self._marks.values())
+
     def admit(self, record: StoredRecord) -> bool | None:
         """Whether the record is a new one; `None`: the log is another one, seek its beginning."""
         mark = self._marks.get(record.partition)

@@ -158,13 +158,13 @@ class EventConsumer:
         partitions = [TopicPartition(self._topic, number) for number in sorted(watch.partitions)]
         consumer.assign(partitions)
         ends = await self._ends(consumer, partitions)
-        starts = self._bookmarks.begin({partition.partition: end for partition, end in ends.items()})
+        if self._group is None:
+            starts = self._bookmarks.begin({partition.partition: end for partition, end in ends.items()})
+        else:
+            starts = {partition.partition: await consumer.committed(partition) or 0 for partition in partitions}
         for partition in partitions:
             start = starts[partition.partition]
-            if self._group is not None:
-                committed = await consumer.committed(partition) or 0
-                start = committed if committed <= ends[partition] else 0  # beyond the end: another log
-            consumer.seek(partition, start)
+            consumer.seek(partition, start if start <= ends[partition] else 0)  # beyond the end: it is another log
 
     async def _ends(self, consumer: Any, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """The logs' ends, as the first fetch tells them; asked for directly, Tansu says where the last batch begins."""
@@ -175,7 +175,6 @@ class EventConsumer:
             await self._clock.sleep(FIRST_FETCH)
 
     async def _read(self, consumer: Any, watch: Watch) -> None:
-        self._found()
         while True:
             fetched = await hard_timeout(
                 consumer.getmany(timeout_ms=int(POLL * 1000), max_records=FETCH_RECORDS),
@@ -189,6 +188,8 @@ class EventConsumer:
                 finally:
                     await self._commit(consumer, watch)
             watch.check()
+            if not self._connected and (not fetched or self._bookmarks.settled):
+                self._found()
 
     async def _take(self, consumer: Any, partition: TopicPartition, records: Sequence[Any]) -> None:
         for record in records:

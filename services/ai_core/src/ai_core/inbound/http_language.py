@@ -3,8 +3,9 @@
 import base64
 from datetime import UTC, datetime
 from typing import Annotated, Literal
+from uuid import UUID
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Query
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,7 +33,6 @@ Text = Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT, pattern=f"^{VIS
 Tag = Annotated[str, Field(min_length=1, max_length=TAG_LIMIT, pattern=f"^{VISIBLE_PATTERN}$")]
 Tags = Annotated[list[Tag], Field(max_length=TAGS_PER_MEMORY)]
 Words = Annotated[str, Query(alias="q", min_length=1, max_length=QUERY_LIMIT, pattern=f"^{VISIBLE_PATTERN}$")]
-MemoryId = Annotated[str, Path(max_length=100)]
 LanguageTag = Annotated[str, Field(min_length=2, max_length=LANGUAGE_LIMIT, pattern=f"^{LANGUAGE_PATTERN}$")]
 Voice = Annotated[str, Field(max_length=VOICE_LIMIT, pattern=f"^({VOICE_PATTERN})?$")]
 
@@ -142,10 +142,10 @@ def create_router(
         items = [MatchView(**_view(match.memory).model_dump(), score=match.score) for match in found.matches]
         return SearchResult(items=items, search=found.search)
 
-    @router.delete("/memories/{memory_id}", status_code=204, responses=problem_responses(404))
-    async def delete(memory_id: MemoryId, user: caller) -> None:
+    @router.delete("/memories/{memory_id:uuid}", status_code=204, responses=problem_responses(404))
+    async def delete(memory_id: UUID, user: caller) -> None:
         """Forget a memory."""
-        await outcome.of(memories.delete(user, memory_id))
+        await outcome.of(memories.delete(user, str(memory_id)))
 
     @router.post("/translate", dependencies=[Depends(outcome.caller)])
     async def translate(body: ToTranslate) -> TranslationView:

@@ -14,6 +14,7 @@ from ai_core.model import (
     Invalid,
     KeyReused,
     MemoryUnknown,
+    ModelNotOffered,
     RequestRefused,
     TooManyAgents,
     TooManyMemories,
@@ -59,6 +60,8 @@ def _refusal(error: DomainError) -> ServiceError:
             return ValidationFailed(str(error))
         case AgentUnknown():
             return NotFound("There is no such agent.")
+        case ModelNotOffered():
+            return Conflict("The provider does not offer this agent's model.", suggestion="Change the agent's model.")
         case MemoryUnknown():
             return NotFound("There is no such memory.")
         case KeyReused():

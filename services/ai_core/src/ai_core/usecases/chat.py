@@ -14,6 +14,7 @@ from ai_core.model import (
     AgentUnknown,
     Completion,
     Invalid,
+    ModelNotOffered,
     Reply,
     Turn,
     checked,
@@ -85,7 +86,7 @@ class Chat:
     async def reply(self, owner: str, agent_id: str, message: str, conversation_id: str = "") -> Served[Reply]:
         """The agent's answer to a message; an empty ``conversation_id`` begins a new conversation.
 
-        Raises Invalid, AgentUnknown, RequestRefused, and the failures of ports and policies.
+        Raises Invalid, AgentUnknown, ModelNotOffered, RequestRefused, and the failures of ports and policies.
         """
         conversation = _checked(agent_id, message, conversation_id)
         opened = await self._postgres.serve(lambda: self._store.conversation(owner, agent_id, conversation))
@@ -102,7 +103,7 @@ class Chat:
             return await self._provider.complete(agent.model or self._default_model, [*system, *turns])
         except ModelUnknown:
             if agent.model:
-                raise Invalid({"model": "is not offered by the provider; change the agent's model"}) from None
+                raise ModelNotOffered from None
             raise ProviderFailed("the configured model is not offered") from None
 
     async def _remember(self, agent: Agent, conversation: str, turns: Sequence[Turn]) -> Served[None]:

@@ -58,19 +58,16 @@ class _Lease:
 
 
 class LeasedLimit:
-    """See the port. ``limiter`` asks Redis, under the row's policy."""
+    """See the port. ``limiter`` asks Redis, under the row's policy; ``largest``: of the leases, in tokens."""
 
-    def __init__(
-        self, limiter: RedisRateLimiter, clock: Clock, outage: Outage, *, seconds: float = LEASE_SECONDS
-    ) -> None:
+    def __init__(self, limiter: RedisRateLimiter, clock: Clock, outage: Outage, *, largest: int | None = None) -> None:
         self.name = limiter.name
         self.quota: Quota = limiter.quota
         self._limiter = limiter
         self._monotonic = clock.monotonic
         self._outage = outage
-        self._seconds = seconds
-        self._least = max(1, self.quota.burst // _LEAST)
-        self._most = max(1, self.quota.burst // _MOST)
+        self._most = max(1, self.quota.burst // _MOST if largest is None else largest)
+        self._least = min(self._most, max(1, self.quota.burst // _LEAST))
         self._leases: OrderedDict[str, _Lease] = OrderedDict()
 
     def take_now(self, key: str) -> Decision | None:
@@ -112,7 +109,7 @@ class LeasedLimit:
         if decision.degraded:
             self._outage.noticed()
             return None
-        lease.free, lease.until = decision.free, now + self._seconds
+        lease.free, lease.until = decision.free, now + LEASE_SECONDS
         if not decision:
             lease.refused_until = now + (decision.retry_after or 0.0)
             return decision

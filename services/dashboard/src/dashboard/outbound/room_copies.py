@@ -70,10 +70,10 @@ class RoomCopies:
     def room(self, room_id: str) -> tuple[Rung[Room], Rung[Room]]:
         """The steps of a ladder that read a room. They raise RoomUnknown."""
 
-        def read(copy: Copy | None) -> Served[Room] | Missing:
+        def read(copy: Copy | None, by: str) -> Served[Room] | Missing:
             fields = mapping(copy.value) if copy else {}
             if fields.get("gone") or self._is_gone(room_id):
-                raise RoomUnknown
+                raise RoomUnknown(by)
             room = room_of(mapping(fields.get("room")))
             return Served(room, as_of=moment(fields.get("as_of"))) if room else MISSING
 
@@ -82,7 +82,7 @@ class RoomCopies:
     def page(self, owner_id: str, limit: int, cursor: str | None) -> tuple[Rung[Page[Room]], Rung[Page[Room]]]:
         """The same for a list, as far as the copy goes. They raise CursorInvalid."""
 
-        def read(copy: Copy | None) -> Served[Page[Room]] | Missing:
+        def read(copy: Copy | None, _: str) -> Served[Page[Room]] | Missing:
             after, found = place_of(cursor), _list_of(copy)
             if found is None:
                 return MISSING
@@ -94,13 +94,13 @@ class RoomCopies:
 
         return self._rungs(_list(owner_id), read)
 
-    def _rungs(self, key: str, read: Callable[[Copy | None], Served[T] | Missing]) -> tuple[Rung[T], Rung[T]]:
+    def _rungs(self, key: str, read: Callable[[Copy | None, str], Served[T] | Missing]) -> tuple[Rung[T], Rung[T]]:
         async def from_redis(_: BaseException) -> Served[T] | Missing:
             with half_of_the_time():
-                return read(await self._store.shared(key))
+                return read(await self._store.shared(key), REDIS_CACHE)
 
         async def from_memory(_: BaseException) -> Served[T] | Missing:
-            return read(self._store.local(key))
+            return read(self._store.local(key), MEMORY_CACHE)
 
         return Rung(REDIS_CACHE, from_redis, ANSWERS), Rung(MEMORY_CACHE, from_memory, ANSWERS)
 

@@ -180,7 +180,7 @@ class RoomProjection:
 
         async def from_database(_: BaseException) -> Served[Room] | Missing:
             if room_id in self._gone:
-                raise RoomUnknown
+                raise RoomUnknown(ROOMS_DATABASE)
             waiting = self._behind.get(_room(room_id))
             if isinstance(waiting, Sighting) and not waiting.gone:
                 return Served(waiting.room, as_of=waiting.moment)
@@ -194,7 +194,8 @@ class RoomProjection:
         return (Rung(ROOMS_DATABASE, from_database, ANSWERS), *self._copies.room(room_id))
 
     def page(self, owner_id: str, limit: int, cursor: str | None) -> tuple[Rung[Page[Room]], ...]:
-        """See the port. The list of an owner of whom nothing is known is called empty after the copies were asked."""
+        """See the port. When nothing is known of an owner, the copies are asked, and then the list is empty, as it was
+        when the account was made."""
         asked = limit + 1 + min(len(self._gone), COPIED_ROOMS)  # those deleted here are left out again
         empty: list[Served[Page[Room]]] = []
 
@@ -204,10 +205,9 @@ class RoomProjection:
                 served = await self._reads.serve(lambda rooms: rooms.page(owner_id, asked, after))
             found, complete = self._with_waiting(owner_id, served.value, after), len(served.value.rooms) < asked
             page = served.map(lambda _: page_of(found, limit, complete=complete))
-            page = self._dated(page, _list(owner_id), served.value.latest or 0.0)
-            if page.value.items or page.as_of:
-                return page
-            empty.append(page)
+            if found or served.value.latest is not None or _list(owner_id) in self._noted:
+                return self._dated(page, _list(owner_id), served.value.latest or 0.0)
+            empty.append(self._dated(page, _list(owner_id), served.value.registered))
             return MISSING
 
         async def nothing_known(_: BaseException) -> Served[Page[Room]] | Missing:

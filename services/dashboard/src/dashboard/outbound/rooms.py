@@ -11,10 +11,12 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from dashboard.degradation import ROOMS_DATABASE
 from dashboard.model import CursorInvalid, Room, RoomUnknown
 from dashboard.outbound.postgres import Database
 from dashboard.outbound.reading import moment, number, text, whole
@@ -27,8 +29,9 @@ _COLUMNS = """r.id, r.owner_id, r.name, r.max_participants, extract(epoch FROM r
 _GET = f"""SELECT {_COLUMNS}, extract(epoch FROM r.seen_at)::float8 AS seen_at, r.deleted_at IS NOT NULL AS gone
     FROM rooms r WHERE r.id = $1"""  # noqa: S608 - constants only
 # The ids are compared by their bytes, as WebRTC compares them, whatever the database's collation.
-_PAGE = f"""SELECT known.latest, page.* FROM
-    (SELECT extract(epoch FROM max(greatest(seen_at, deleted_at)))::float8 AS latest
+_PAGE = f"""SELECT known.*, page.* FROM
+    (SELECT extract(epoch FROM max(greatest(seen_at, deleted_at)))::float8 AS latest,
+        (SELECT extract(epoch FROM created_at)::float8 FROM users WHERE id = $5) AS registered
         FROM rooms WHERE owner_id = $1) known
     LEFT JOIN LATERAL (SELECT {_COLUMNS} FROM rooms r WHERE r.owner_id = $1 AND r.deleted_at IS NULL
         AND ($2::timestamptz IS NULL OR (r.created_at, r.id COLLATE "C") < ($2, $3::text COLLATE "C"))
@@ -71,10 +74,14 @@ class Listing(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What the projection says of an owner's list; ``latest``: the newest moment it knows of, None when of nothing."""
+    """What the projection says of an owner's list; ``latest``: the newest moment it knows of, None when of nothing.
+
+    ``registered``: when the owner's account was made, and had no rooms; 0 for an unknown one.
+    """
 
     rooms: list[Room]
     latest: float | None
+    registered: float = 0.0
 
 
 class PostgresRooms:
@@ -89,15 +96,15 @@ class PostgresRooms:
         if row is None:
             return None
         if row["gone"]:
-            raise RoomUnknown
+            raise RoomUnknown(ROOMS_DATABASE)
         room = room_of(dict(row))
         return (room, number(row["seen_at"])) if room else None
 
     async def page(self, owner_id: str, limit: int, after: Place | None) -> Known:
         """At most ``limit`` of the owner's rooms after a place, newest first."""
-        rows = await self._database.fetch(_PAGE, owner_id, *_split(after), limit)
+        rows = await self._database.fetch(_PAGE, owner_id, *_split(after), limit, _account(owner_id))
         found = [room_of(dict(row)) for row in rows if row["id"] is not None]
-        return Known([room for room in found if room is not None], rows[0]["latest"])
+        return Known([room for room in found if room is not None], rows[0]["latest"], moment(rows[0]["registered"]))
 
     async def record(self, news: Sequence[Sighting | Listing]) -> None:
         """Takes note of all; what is known already or outdated changes no row."""
@@ -145,6 +152,13 @@ def place_of(cursor: str | None) -> Place | None:
     if found is None:
         raise CursorInvalid
     return int(found[1]), found[2]
+
+
+def _account(owner_id: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(owner_id)
+    except ValueError:
+        return None
 
 
 def _split(place: Place | None) -> tuple[datetime | None, str]:

@@ -158,7 +158,7 @@ class PostgresUsers:
 
 
 def _encode_cursor(row: asyncpg.Record) -> str:
-    return base64.urlsafe_b64encode(json.dumps([row[4], row[0]]).encode()).decode()
+    return base64.urlsafe_b64encode(json.dumps([row[4], row[0] or _LAST]).encode()).decode()
 
 
 def _decode_cursor(cursor: str | None) -> tuple[float, str, str]:

@@ -16,6 +16,7 @@ from auralink.webrtc.v1 import webrtc_pb2, webrtc_pb2_grpc
 from dashboard.model import IceServer, Page, Room, RoomTicket, RoomUnknown
 from dashboard.outbound.peer import Peer, seconds
 from resilience import Events, FallbackUsed, RowPolicy, Rung, Served, descend
+from service_kit import context
 from service_kit.errors import ErrorReason, ServiceError
 
 T = TypeVar("T")
@@ -39,8 +40,13 @@ class GrpcRooms(Peer):
     async def get(self, room_id: str, *rungs: Rung[Room]) -> Served[Room]:
         """One room. Raises RoomUnknown."""
         request = webrtc_pb2.GetRoomRequest(id=room_id)
-        with _known():
-            return await self._read(self._stub.GetRoom, request, lambda answer: _room(answer.room), rungs)
+        try:
+            with _known():
+                return await self._read(self._stub.GetRoom, request, lambda answer: _room(answer.room), rungs)
+        except RoomUnknown as error:
+            if error.by:  # that a room is gone is also an answer of a fallback
+                context.degrade(self.policy.degradation(error.by))
+            raise
 
     async def page(self, limit: int, cursor: str | None, *rungs: Rung[Page[Room]]) -> Served[Page[Room]]:
         """The caller's rooms."""

@@ -106,7 +106,7 @@ class Reports:
         now = self._clock.time()
         status = "running" if placed else "queued"
         days = first.isoformat(), last.isoformat()
-        report = Report(uuid.uuid4().hex, owner_id, kind, *days, status, 0.0, created_at=now, updated_at=now)
+        report = Report(str(uuid.uuid4()), owner_id, kind, *days, status, 0.0, created_at=now, updated_at=now)
         try:
             await self._create(report, self._limits.lease if placed else None)
         except BaseException:

@@ -51,8 +51,9 @@ class RoomDirectory:
         since = self._clock.time()
         try:
             served = await self._rooms.get(room_id, *self._projection.room(room_id))
-        except RoomUnknown:
-            self._projection.missing(room_id)
+        except RoomUnknown as error:
+            if not error.by:
+                self._projection.missing(room_id)
             raise
         if served.as_of is None:
             self._projection.seen(served.value, since)

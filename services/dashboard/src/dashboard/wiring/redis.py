@@ -78,18 +78,18 @@ class RedisPart:
         breaker, settings = self.policy.breaker, self._settings
         outage = Outage(self._runtime.clock, lambda: breaker.state is not CircuitState.CLOSED)
 
-        def limit(name: str, rate: Rate | None) -> LeasedLimit | None:
+        def limit(name: str, rate: Rate | None, largest: int | None = None) -> LeasedLimit | None:
             if rate is None:
                 return None
             limiter = RedisRateLimiter(
                 self.client, name, *rate, call=self.policy.call, timeout=LIMIT_SECONDS, clock=self._runtime.clock
             )
-            return LeasedLimit(limiter, self._runtime.clock, outage)
+            return LeasedLimit(limiter, self._runtime.clock, outage, largest=largest)
 
         return RequestLimits(
             limit("user", settings.rate_limit_user),
             limit("address", settings.rate_limit_address),
-            limit("login", settings.rate_limit_login),
+            limit("login", settings.rate_limit_login, 1),  # so slow that each may ask
             Addresses(settings.trusted_proxies),
         )
 

@@ -146,7 +146,7 @@ def create_router(agents: Agents, outcome: Outcome, doorman: Doorman, *, chat_li
         """Delete an agent."""
         await outcome.of(agents.delete(caller.user_id, agent_id))
 
-    @router.post("/{agent_id}/chat", response_model=ReplyView, responses=unknown)
+    @router.post("/{agent_id}/chat", response_model=ReplyView, responses=problem_responses(404, 409))
     async def chat(agent_id: AnyId, body: ChatMessage) -> Response:
         """Say something to an agent."""
         if chat_limit is not None:

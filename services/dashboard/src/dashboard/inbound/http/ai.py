@@ -4,12 +4,13 @@ import base64
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
 from dashboard.inbound.http.ai_answers import page_body, writing
-from dashboard.inbound.http.doors import AnyId, Body, Cursor, Doorman, IdempotencyKey, PageSize
+from dashboard.inbound.http.doors import Body, Cursor, Doorman, IdempotencyKey, PageSize
 from dashboard.inbound.outcome import Outcome
 from dashboard.model import Memory
 from dashboard.usecases.assistant import Language, Memories
@@ -149,10 +150,11 @@ def create_router(
         items = [{**_body(memory), "score": score} for memory, score in served.value.matches]
         return served_json(served, {"items": items, "search": served.value.search})
 
-    @router.delete("/memories/{memory_id}", status_code=204, responses=problem_responses(404))
-    async def forget(memory_id: AnyId, caller: user) -> None:
+    # Not just any text: "search" must not be taken for an id.
+    @router.delete("/memories/{memory_id:uuid}", status_code=204, responses=problem_responses(404))
+    async def forget(memory_id: UUID, caller: user) -> None:
         """Forget a memory."""
-        await outcome.of(memories.delete(caller.user_id, memory_id))
+        await outcome.of(memories.delete(caller.user_id, str(memory_id)))
 
     @router.post("/translate", response_model=TranslationView)
     async def translate(body: ToTranslate) -> Response:

@@ -2,11 +2,12 @@
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from dashboard.inbound.http.doors import AnyId, Body, Doorman
+from dashboard.inbound.http.doors import Body, Doorman
 from dashboard.inbound.outcome import Outcome
 from dashboard.model import Report, ReportUnknown
 from dashboard.usecases.reports import Reports
@@ -16,7 +17,7 @@ from service_kit.tokens import Claims
 
 MAX_DAYS = 366
 USUAL_DAYS = 30
-EARLIEST = date(2000, 1, 1)
+EARLIEST, LATEST = date(2000, 1, 1), date(2100, 12, 31)
 CHECK_AGAIN = 1
 """Seconds after which looking at an unfinished report makes sense."""
 
@@ -28,6 +29,7 @@ def _day(value: object) -> date:
 
 
 Day = Annotated[date, BeforeValidator(_day)]
+ReportId = Annotated[UUID, Path(description="The report's id.")]
 Status = Literal["queued", "running", "done", "failed"]
 
 
@@ -42,12 +44,11 @@ class ReportRequest(Body):
 
     def days(self) -> tuple[date, date]:
         """The first and the last day. Raises ValidationFailed."""
+        for field, day in (("from", self.first), ("to", self.last)):
+            if day is not None and not EARLIEST <= day <= LATEST:
+                raise _invalid(field, f"must be from {EARLIEST} to {LATEST}")
         last = self.last or max(datetime.now(UTC).date(), self.first or EARLIEST)
-        if last < EARLIEST:
-            raise _invalid("to", f"must not be before {EARLIEST}")
         first = self.first or max(EARLIEST, last - timedelta(days=USUAL_DAYS - 1))
-        if first < EARLIEST:
-            raise _invalid("from", f"must not be before {EARLIEST}")
         if not timedelta() <= last - first < timedelta(days=MAX_DAYS):
             raise _invalid("to", f"must be from 0 to {MAX_DAYS - 1} days after from")
         return first, last
@@ -105,11 +106,12 @@ def create_router(reports: Reports, outcome: Outcome, doorman: Doorman) -> APIRo
         headers = {"location": found["check_url"], "retry-after": str(CHECK_AGAIN)}
         return served_json(served, found, status=202, headers=headers)
 
-    @router.get("/{report_id}", response_model=ReportView, responses=problem_responses(404))
-    async def read(report_id: AnyId, caller: user) -> Response:
+    # Only what looks like an id: "generate" is none, and takes no GET.
+    @router.get("/{report_id:uuid}", response_model=ReportView, responses=problem_responses(404))
+    async def read(report_id: ReportId, caller: user) -> Response:
         """One's own report and how far it is; from a copy while the database is away."""
         try:
-            served = await outcome.of(reports.read(report_id, caller.user_id))
+            served = await outcome.of(reports.read(str(report_id), caller.user_id))
         except ReportUnknown as error:
             raise NotFound("There is no such report.") from error
         return served_json(served, report_body(served.value))
