@@ -174,7 +174,7 @@ async def says_what_is_wrong(client: aiohttp.ClientSession) -> None:
     status, headers, body = await call(client, "POST", "/api/v1/auth/login", json=missing)
     assert status in (503, 429)
     assert int(headers["retry-after"]) >= 1
-    assert body["error"] in ("DEPENDENCY_UNAVAILABLE", "CIRCUIT_OPEN")
+    assert body["error"] in ("DATABASE_ERROR", "CIRCUIT_OPEN")
 
     async def shown() -> bool:
         _, _, health = await call(client, "GET", "/health/detailed")

@@ -24,11 +24,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RoomServer(webrtc_pb2_grpc.RoomServiceServicer):
-    """Rooms in memory. ``user_of`` a bearer token: the token itself if not told otherwise. ``calls``: requests so far."""
+    """Rooms in memory. ``user_of`` a bearer token: the token itself if not told otherwise."""
 
     def __init__(self) -> None:
         self.rooms: dict[str, Room] = {}
-        self.calls = 0
         self.thawed = asyncio.Event()
         self.thawed.set()
         self.unable = False
@@ -50,7 +49,6 @@ class RoomServer(webrtc_pb2_grpc.RoomServiceServicer):
             self._server = None
 
     async def _user(self, call: Context) -> str:
-        self.calls += 1
         await self.thawed.wait()
         if self.unable:
             await _abort(call, DependencyUnavailable("Video calling temporarily unavailable", row="webrtc.redis"))

@@ -18,7 +18,8 @@ from dashboard.outbound.ai_core import GrpcAiCore
 from dashboard.outbound.ai_queue import AiQueueTarget
 from dashboard.outbound.all_queues import AllQueues
 from dashboard.outbound.copies import CopyStore
-from dashboard.usecases.assistant import Agents, Creations, Language, Memories
+from dashboard.usecases.assistant import Agents, Language, Memories
+from dashboard.usecases.creations import Creations
 from devstack.stack import Stack
 from devstack.topology import Topology
 from resilience import (

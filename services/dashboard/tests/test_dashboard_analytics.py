@@ -11,7 +11,7 @@ from dashboard.degradation import MEMORY_CACHE, POSTGRES, SAFE_DEFAULTS
 from dashboard.inbound.http.analytics import NOTE, analytics_body
 from dashboard.model import Analytics, NotAllowed
 from dashboard.outbound import postgres
-from dashboard.outbound.analytics import PostgresActivity, analytics_of
+from dashboard.outbound.analytics import PostgresActivity, analytics_of, analytics_version
 from dashboard.outbound.copies import CopyStore
 from dashboard.outbound.kept import KeptCopies
 from dashboard.outbound.postgres import Database
@@ -41,7 +41,9 @@ async def made(database: Database, policy: RowPolicy, client: Redis) -> UserAnal
     for statement in (CALLS, MEMBERS, ROOMS):
         await database.fetch(statement)
     store = CopyStore(client, asyncio.wait_for, MemoryCache(100_000, 300.0), SYSTEM_CLOCK, shared=False)  # type: ignore[arg-type]
-    return UserAnalytics(Reads(policy, PostgresActivity(database)), KeptCopies(store, "analytics", analytics_of))
+    return UserAnalytics(
+        Reads(policy, PostgresActivity(database)), KeptCopies(store, "analytics", analytics_of, analytics_version)
+    )
 
 
 async def test_numbers_of_a_user(database: Database, policy: RowPolicy, redis_client: Redis) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -20,7 +21,7 @@ from dashboard.outbound.analytics import PostgresActivity
 from dashboard.outbound.copies import CopyStore
 from dashboard.outbound.kept import KeptCopies
 from dashboard.outbound.postgres import Database
-from dashboard.outbound.reports import PostgresReports, report_of
+from dashboard.outbound.reports import PostgresReports, report_of, report_version
 from dashboard.ports import ReportRows
 from dashboard.usecases.reads import Reads
 from dashboard.usecases.reports import ReportLimits, Reports
@@ -93,7 +94,7 @@ class Instance:
             self.rows,
             self.activity,
             reads,
-            KeptCopies(store, "report", report_of),
+            KeptCopies(store, "report", report_of, report_version),
             self.policy,
             limits=ReportLimits(**limits),
             on_defect=self.defects.append,
@@ -341,6 +342,12 @@ async def test_a_state_that_cannot_be_read_begins_anew(instance: Make, database:
 @pytest.mark.parametrize("kind", ["unknown", ""])
 async def test_a_kind_of_another_version_fails(instance: Make, kind: str) -> None:
     assert (await instance().generate(kind)).error == "It could not be made."
+
+
+async def test_a_copy_never_goes_back() -> None:
+    steps = [("queued", 0.0), ("running", 0.0), ("running", 0.5), ("running", 0.97), ("failed", 0.97), ("done", 1.0)]
+    versions = [report_version(replace(WAITING, status=status, progress=progress)) for status, progress in steps]
+    assert versions == sorted(set(versions))
 
 
 async def test_a_copy_that_cannot_be_read_is_none() -> None:

@@ -13,13 +13,14 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
+import webrtc.model
 from dashboard.degradation import MEMORY_CACHE, POSTGRES, REDIS, REDIS_CACHE, ROOMS_DATABASE, WEBRTC
 from dashboard.model import CursorInvalid, Page, Room, RoomUnknown
 from dashboard.outbound import postgres
 from dashboard.outbound.copies import CopyStore
 from dashboard.outbound.postgres import Database
 from dashboard.outbound.room_projection import MAX_NOTED, REFRESH_SECONDS, RoomProjection
-from dashboard.outbound.rooms import PostgresRooms, cursor_after
+from dashboard.outbound.rooms import PostgresRooms, cursor_after, place_of
 from dashboard.outbound.webrtc import GrpcRooms
 from dashboard.usecases.reads import Reads
 from dashboard.usecases.rooms import RoomDirectory
@@ -308,6 +309,13 @@ async def test_pages_go_on_with_either_sides_cursor(server: RoomServer, one: Ins
     limit = time.monotonic() + 5
     while (found := await last()) != ["0"]:
         assert time.monotonic() < limit, found
+
+
+async def test_cursors_are_those_of_webrtc() -> None:
+    theirs = webrtc.model.Room(str(uuid.uuid4()), "Room", 2, "ann", 1_700_000_000_123_457)
+    ours = Room(theirs.id, theirs.name, 2, "ann", theirs.created_at)
+    assert webrtc.model.cursor_after(theirs) == cursor_after(ours)
+    assert place_of(webrtc.model.cursor_after(theirs)) == ours.place
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "ÿ", "e30="])

@@ -58,9 +58,10 @@ REDIS = Row(
     open_seconds=30,
     call_timeout=0.6,
     fallbacks=(MEMORY_SESSIONS, DATABASE_PRICE, STALE_PRICE, DEFAULT_PRICE),
-    promise="Sessions this instance has seen in the last 5 minutes stay valid, logged-out ones stay logged out; a new "
-    "login lives on this instance only; login limits are off; writes go to the database.",
-    recovery="Sessions made or ended meanwhile are written to Redis when it is back.",
+    promise="Sessions this instance has seen in the last 5 minutes stay valid; logged-out ones stay logged out, on the "
+    "other instances too, as PostgreSQL knows them; a new login lives on this instance only; rate limits are off; "
+    "writes go to the database.",
+    recovery="Sessions made or ended meanwhile are written to Redis when it is back, and never over newer ones.",
     data_loss="medium (per instance)",
     user_text="You may have to log in again",
 )

@@ -70,5 +70,10 @@ def analytics_of(fields: Any) -> Analytics | None:
     )
 
 
+def analytics_version(analytics: Analytics) -> int:
+    """The minute in which it was worked out."""
+    return int(analytics.computed_at or 0) // 60
+
+
 def _midnight(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)

@@ -12,16 +12,20 @@ T = TypeVar("T")
 
 
 class KeptCopies(Generic[T]):
-    """See ports.Kept. ``read`` makes a value of a copy's plain data, or None when it cannot be used."""
+    """See ports.Kept. ``read`` makes a value of a copy's plain data, or None when it cannot be used; ``version`` of a
+    value never falls, and while it stays the copy in Redis is good enough for a while."""
 
-    def __init__(self, store: CopyStore, kind: str, read: Callable[[Any], T | None]) -> None:
+    def __init__(
+        self, store: CopyStore, kind: str, read: Callable[[Any], T | None], version: Callable[[T], int]
+    ) -> None:
         self._store = store
         self._kind = kind
         self._read = read
+        self._version = version
 
     def keep(self, key: str, value: T) -> None:
         """See the port."""
-        self._store.keep(f"{self._kind}:{key}", value)
+        self._store.keep(f"{self._kind}:{key}", value, self._version(value))
 
     def rungs(self, key: str) -> tuple[Rung[T], Rung[T]]:
         """See the port."""

@@ -38,7 +38,8 @@ MAX_NOTED = 10_000
 """Rooms and lists that this process remembers, and news that waits to be written."""
 REFRESH_SECONDS = 60.0
 """How often what has not changed is noted again: another instance may have written something else meanwhile."""
-BATCH = 200
+BATCH = 50
+"""Pieces of news in one transaction: few, as it is held against the database when it takes longer than a call may."""
 BATCH_SECONDS = 0.05
 RETRY_SECONDS = 1.0
 PRUNE_SECONDS = 3600.0

@@ -17,7 +17,8 @@ from dashboard.outbound.ai_queue import AiQueueTarget
 from dashboard.outbound.all_queues import AllQueues
 from dashboard.ports import Announce, silent
 from dashboard.settings import Settings
-from dashboard.usecases.assistant import Agents, Creations, Language, Memories, announce_creation
+from dashboard.usecases.assistant import Agents, Language, Memories, announce_creation
+from dashboard.usecases.creations import Creations
 from dashboard.wiring.peers import peer_policy
 from dashboard.wiring.redis import RedisPart
 from resilience import CircuitState, Drainer, DrainSettings, DurableWriter, Result, Transition

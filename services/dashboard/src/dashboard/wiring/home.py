@@ -12,11 +12,11 @@ from dashboard.inbound.http.doors import Doorman, listed
 from dashboard.inbound.http.users import user_body
 from dashboard.inbound.outcome import Outcome
 from dashboard.model import Page, User
-from dashboard.outbound.analytics import PostgresActivity, analytics_of
+from dashboard.outbound.analytics import PostgresActivity, analytics_of, analytics_version
 from dashboard.outbound.kept import KeptCopies
 from dashboard.outbound.postgres import Database
 from dashboard.outbound.pricing import PostgresZones, RedisDemand
-from dashboard.outbound.reports import PostgresReports, report_of
+from dashboard.outbound.reports import PostgresReports, report_of, report_version
 from dashboard.settings import Settings
 from dashboard.usecases.accounts import user_entity
 from dashboard.usecases.analytics import UserAnalytics
@@ -66,7 +66,7 @@ class HomePart:
         for times in self._times.values():
             times.threshold = settings.slow_query
         self.analytics = UserAnalytics(
-            postgres.reads(PostgresActivity), KeptCopies(redis.copies, "analytics", analytics_of)
+            postgres.reads(PostgresActivity), KeptCopies(redis.copies, "analytics", analytics_of, analytics_version)
         )
         self.reports = _reports(runtime, settings, redis, postgres)
         self.demand, self.pricing = _pricing(runtime, settings, redis, postgres)
@@ -104,7 +104,7 @@ def _reports(runtime: ServiceRuntime, settings: Settings, redis: RedisPart, post
         PostgresReports(postgres.database),
         PostgresActivity(postgres.database),
         postgres.reads(PostgresReports),
-        KeptCopies(redis.copies, "report", report_of),
+        KeptCopies(redis.copies, "report", report_of, report_version),
         postgres.policy,
         limits=ReportLimits(direct=settings.report_direct, places=settings.report_places, lease=settings.report_lease),
         clock=runtime.clock,

@@ -76,7 +76,10 @@ class RedisPart:
     def request_limits(self) -> RequestLimits:
         """The limits of requests, as configured."""
         breaker, settings = self.policy.breaker, self._settings
-        outage = Outage(self._runtime.clock, lambda: breaker.state is not CircuitState.CLOSED)
+        # One failure is enough not to wait for the next one in the same request.
+        outage = Outage(
+            self._runtime.clock, lambda: breaker.state is not CircuitState.CLOSED or breaker.snapshot().failures > 0
+        )
 
         def limit(name: str, rate: Rate | None, largest: int | None = None) -> LeasedLimit | None:
             if rate is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from service_kit import event_stream
 from service_kit.event_stream import DomainEvent, EventConsumer, EventPublisher
 from service_kit.runtime import QueueView, ServiceRuntime
 
+WATCH_SECONDS = 1.0
 PREFIX = "auralink."
 SOURCE = "auralink/dashboard"
 _FOR_EVERYBODY = frozenset({"circuit", "mode", "queue"})
@@ -79,7 +81,12 @@ class StreamPart:
         """
         if self._bootstrap:
             consumer = EventConsumer(
-                self._bootstrap, handler, group=group, waits_for=waits_for, clock=self._runtime.clock
+                self._bootstrap,
+                handler,
+                group=group,
+                bury=self._publisher.bury if self._publisher else None,
+                waits_for=waits_for,
+                clock=self._runtime.clock,
             )
             self._runtime.background(f"events: {name}", consumer.run)
 
@@ -102,8 +109,17 @@ class StreamPart:
         publisher.guard(self.policy)
         runtime.buffers["events"] = lambda: asdict(publisher.stats())
         runtime.background("event stream", publisher.run)
+        runtime.background("stream watch", lambda: self._watch(publisher))
         runtime.on_close(publisher.close, "event stream")
         return publisher
+
+    async def _watch(self, publisher: EventPublisher) -> None:
+        """Asks the broker while its circuit is closed: nothing else would notice its loss while nothing happens."""
+        while True:
+            await self._runtime.clock.sleep(WATCH_SECONDS)
+            if self.policy is not None and self.policy.breaker.state is CircuitState.CLOSED:
+                with contextlib.suppress(Exception):  # the circuit has taken note
+                    await self.policy.call(publisher.probe)
 
     async def _heard(self, event: DomainEvent) -> None:
         self.feed.publish(live(event))

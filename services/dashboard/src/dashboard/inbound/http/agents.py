@@ -20,7 +20,8 @@ from dashboard.inbound.http.doors import (
 )
 from dashboard.inbound.outcome import Outcome
 from dashboard.model import Agent
-from dashboard.usecases.assistant import Agents, Made
+from dashboard.usecases.assistant import Agents
+from dashboard.usecases.creations import Made
 from resilience import Served
 from service_kit import context
 from service_kit.errors import CircuitOpen, DependencyUnavailable, to_problem

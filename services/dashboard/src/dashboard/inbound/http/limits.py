@@ -13,7 +13,7 @@ from functools import lru_cache
 from fastapi import Request
 
 from dashboard.ports import RequestLimit
-from resilience import Decision, rate_limit_headers
+from resilience import Decision, Quota, rate_limit_headers
 from service_kit import context
 from service_kit.errors import RateLimited
 
@@ -70,7 +70,7 @@ class RequestLimits:
 
     async def request(self, request: Request, user_id: str) -> None:
         """Counts a request of somebody logged in. Raises RateLimited."""
-        told: list[dict[str, str]] = []
+        told: list[tuple[str, str]] = []
         try:
             if self._address is not None:
                 await _count(self._address, self._addresses.of(request), told)
@@ -81,7 +81,7 @@ class RequestLimits:
 
     async def login(self, request: Request) -> None:
         """Counts an attempt to log in or to register. Raises RateLimited."""
-        told: list[dict[str, str]] = []
+        told: list[tuple[str, str]] = []
         try:
             if self._login is not None:
                 await _count(self._login, self._addresses.of(request), told)
@@ -89,24 +89,39 @@ class RequestLimits:
             _tell(told)
 
 
-async def _count(limit: RequestLimit, key: str, told: list[dict[str, str]]) -> None:
+async def _count(limit: RequestLimit, key: str, told: list[tuple[str, str]]) -> None:
     decision = limit.take_now(key)
     if decision is None:
         decision = await limit.take(key)
         if decision is None:
             return
-    told.append(rate_limit_headers(limit.name, limit.quota, decision))
     if not decision.allowed:
-        raise RateLimited("Too many requests.", retry_after=_wait(decision))
+        told.append(_fields(limit.name, limit.quota, decision))
+        raise RateLimited("Too many requests.", retry_after=decision.retry_after or 1.0)
+    quick = limit.quota.interval <= 1.0  # gives back one a second or more: what remains is all that is told
+    fields = _usual(limit.name, limit.quota, decision.remaining) if quick else None
+    told.append(fields or _fields(limit.name, limit.quota, decision))
 
 
-def _wait(decision: Decision) -> float:
-    return decision.retry_after or 1.0
+def _fields(name: str, quota: Quota, decision: Decision) -> tuple[str, str]:
+    """The policy, and how the client stands."""
+    headers = rate_limit_headers(name, quota, decision)
+    return headers["RateLimit-Policy"], headers["RateLimit"]
 
 
-def _tell(told: list[dict[str, str]]) -> None:
-    for name in ("RateLimit-Policy", "RateLimit") if told else ():
-        context.add_header(name, ", ".join(headers[name] for headers in told))
+@lru_cache(8192)
+def _usual(name: str, quota: Quota, remaining: int) -> tuple[str, str]:
+    return _fields(name, quota, Decision(True, 0.0, float(remaining), 0.0))
+
+
+def _tell(told: list[tuple[str, str]]) -> None:
+    if len(told) == 2:  # nearly always
+        (policy, standing), (other, others) = told
+        context.add_header("ratelimit-policy", f"{policy}, {other}")
+        context.add_header("ratelimit", f"{standing}, {others}")
+    elif told:
+        context.add_header("ratelimit-policy", told[0][0])
+        context.add_header("ratelimit", told[0][1])
 
 
 def _address(text: str) -> Address | None:

@@ -47,11 +47,15 @@ class ReportRequest(Body):
         for field, day in (("from", self.first), ("to", self.last)):
             if day is not None and not EARLIEST <= day <= LATEST:
                 raise _invalid(field, f"must be from {EARLIEST} to {LATEST}")
-        last = self.last or max(datetime.now(UTC).date(), self.first or EARLIEST)
+        last = self.last or self._usual_last(datetime.now(UTC).date())
         first = self.first or max(EARLIEST, last - timedelta(days=USUAL_DAYS - 1))
         if not timedelta() <= last - first < timedelta(days=MAX_DAYS):
             raise _invalid("to", f"must be from 0 to {MAX_DAYS - 1} days after from")
         return first, last
+
+    def _usual_last(self, today: date) -> date:
+        """Today, if that is not too far from the first day."""
+        return today if self.first is None else max(self.first, min(today, self.first + timedelta(days=MAX_DAYS - 1)))
 
 
 class ReportView(BaseModel):

@@ -24,6 +24,7 @@ from dashboard.inbound.outcome import Outcome
 from dashboard.model import User
 from dashboard.ports import Sessions
 from dashboard.usecases.accounts import Accounts, Queued
+from dashboard.usecases.creations import CREATIONS, made_id
 from dashboard.usecases.operations import Operations
 from resilience import OperationRecord, Served
 from service_kit import context
@@ -213,6 +214,8 @@ def _operation_body(operation_id: str, record: OperationRecord) -> dict[str, Any
             body["accepted_at"] = stamp(operation.accepted_at)
         if record.status == "applied":
             body["result"] = {"entity": operation.entity}
+            if operation.kind in CREATIONS:
+                body["result"]["id"] = made_id(operation_id)
     if record.error:
         body["error"] = record.error
     return body
