@@ -7,8 +7,7 @@ signal (headers, health page, metrics, log), the time, and the recovery. D1 and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
@@ -19,7 +18,7 @@ from tests.harness.client import Account
 from tests.harness.platform import Answer, Platform
 from tests.harness.routes import ROUTES, ROWS, SHOWS_AFTER
 from tests.harness.run import RECOVERY, Run, report, under_load
-from tests.harness.signals import Log, Metrics, health, metrics
+from tests.harness.signals import shown_open, signalled
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.stack]
 
@@ -74,7 +73,11 @@ async def test_row(platform: Platform, accounts: list[Account], tmp_path: Path, 
     async with under_load(platform, accounts, tmp_path, rate=RATE) as run:
         await asyncio.sleep(LEAD)
         await platform.profile(asking)
-        async with signalled(platform, label, expected), run.outage(fault, ROWS[label]):
+        async with (
+            signalled(platform, label, expected.fallbacks, errors=bool(expected.lost)),
+            run.outage(fault, ROWS[label]),
+        ):
+            await shown_open(platform, label)
             await asyncio.sleep(SHOWS_AFTER.get(ROWS[label], 0.0))
             await answers(platform, asking, expected, kinds)
             await asyncio.sleep(HOLD)
@@ -107,29 +110,6 @@ async def ask(platform: Platform, kind: str, account: Account) -> Answer:
     route, name = ROUTES[kind], f"asked {kind}"
     path = "/api/v1" + route.path.format(user=account.id, room=account.room, agent=account.agent)
     return await platform.call(route.method, path, account, json=route.body(name))
-
-
-@asynccontextmanager
-async def signalled(platform: Platform, label: str, expected: Expected) -> AsyncIterator[None]:
-    """What the Dashboard says of itself around an outage."""
-    log, before = Log(platform), await metrics(platform)
-    yield
-    after = await metrics(platform)
-    row = await health(platform, label)
-    transitions = [(line["old"], line["new"]) for line in log.lines("circuit changed", dependency=row["name"])]
-    assert ("closed", "open") in transitions
-    assert transitions[-1][1] == "closed"
-    opened = {"dependency": row["name"], "from_": "closed", "to": "open"}
-    assert grown(before, after, "circuit_breaker_transitions_total", **opened) >= 1
-    if expected.fallbacks:
-        assert sum(grown(before, after, "fallback_activations_total", fallback=one) for one in expected.fallbacks) > 0
-    if expected.lost:
-        kinds = ("CIRCUIT_OPEN", "DEPENDENCY_UNAVAILABLE")
-        assert sum(grown(before, after, "app_errors_total", error_type=kind) for kind in kinds) > 0
-
-
-def grown(before: Metrics, after: Metrics, name: str, **labels: str) -> float:
-    return after.total(name, **labels) - before.total(name, **labels)
 
 
 def in_no_time(run: Run, expected: Expected) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 import asyncpg
+import redis.asyncio as redis
 
 from devstack.stack import Stack
 from tests.harness.checker import Database, Row
@@ -22,6 +23,7 @@ T = TypeVar("T")
 PASSWORD = "correct horse battery"
 LIMIT = 8.0  # s for one request
 PAGE = 100
+QUEUES = ("dashboard", "dashboard-ai")
 _CHANGES = """SELECT substr(entity, 6) AS user_id, count(*) FROM operations
     WHERE kind = 'user.update' AND error IS NULL GROUP BY entity"""
 
@@ -163,12 +165,21 @@ class Platform:
         return int(answer.body["depth"]) if answer.status == 200 else -1
 
     async def drained(self, limit: float = 10.0) -> None:
-        """Waits until the queue is empty."""
+        """Waits until the queue is empty, and so is that of AI Core's creations."""
 
         async def empty() -> bool:
-            return await self.depth() == 0
+            return await self.depth() == 0 and await self._queued() == 0
 
-        await eventually(empty, "queue empty", limit)
+        await eventually(empty, "queues empty", limit)
+
+    async def _queued(self) -> int:
+        """Writes that wait in any queue, asked past all services; -1 when nobody can say."""
+        server = self.stack.plan.redis
+        try:
+            async with redis.from_url(server.url_at(server.port), socket_timeout=2) as client:
+                return sum([int(await client.xlen(f"fallback:queue:{name}")) for name in QUEUES])
+        except (redis.RedisError, OSError):
+            return -1
 
     async def healthy(self, limit: float = 20.0) -> None:
         """Waits until every circuit of every service is closed and nothing is queued."""

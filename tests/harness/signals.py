@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.harness.platform import Platform
+
+UNAVAILABLE = ("CIRCUIT_OPEN", "DEPENDENCY_UNAVAILABLE", "DATABASE_ERROR")
+"""Error codes of a dependency that is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +66,38 @@ def _parsed(line: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return parsed if isinstance(parsed, dict) else {}
+
+
+@asynccontextmanager
+async def signalled(
+    platform: Platform, label: str, fallbacks: Sequence[str] = (), *, errors: bool = False
+) -> AsyncIterator[None]:
+    """What the first Dashboard says of itself about an outage in the body: a circuit that opened and closed again, in
+    log and metrics; one of the fallbacks counted; ``errors``: errors counted."""
+    log, before = Log(platform), await metrics(platform)
+    yield
+    after, row = await metrics(platform), await health(platform, label)
+    transitions = [(line["old"], line["new"]) for line in log.lines("circuit changed", dependency=row["name"])]
+    assert ("closed", "open") in transitions
+    assert transitions[-1][1] == "closed"
+
+    def grown(name: str, **labels: str) -> float:
+        return after.total(name, **labels) - before.total(name, **labels)
+
+    assert grown("circuit_breaker_transitions_total", dependency=row["name"], from_="closed", to="open") >= 1
+    if fallbacks:
+        assert sum(grown("fallback_activations_total", fallback=one) for one in fallbacks) > 0
+    if errors:
+        assert sum(grown("app_errors_total", error_type=one) for one in UNAVAILABLE) > 0
+
+
+async def shown_open(platform: Platform, label: str) -> None:
+    """While a row's circuit is open: health page and metrics say so."""
+    row, seen = await health(platform, label), await metrics(platform)
+    assert row["circuit"] in ("open", "half_open"), row
+    assert row["status"] in ("degraded", "down"), row
+    assert row["last_error"], row
+    assert row["page_status"] in ("degraded", "emergency")
+    assert row["mode"] != "normal"
+    assert seen.total("circuit_breaker_state", dependency=row["name"], state="closed") == 0
+    assert seen.total("circuit_breaker_state", dependency=row["name"]) == 1

@@ -84,9 +84,15 @@ class Platform:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """Two Dashboards behind a proxy that they trust: us."""
+    """Two Dashboards behind a proxy that they trust: us. The second one is in production."""
     env = {"TRUSTED_PROXIES": "127.0.0.0/8", "RATE_LIMIT_LOGIN": "1/h:12"}
-    topology = Topology(dashboards=2, only=frozenset({"postgres", "redis", *BOTH}), proxied=False, env=env)
+    topology = Topology(
+        dashboards=2,
+        only=frozenset({"postgres", "redis", *BOTH}),
+        proxied=False,
+        env=env,
+        service_env={"dashboard-2": {"ENVIRONMENT": "production"}},
+    )
     async with Stack(tmp_path_factory.mktemp("security"), topology, port_base=None) as stack:
         yield stack
 
@@ -150,6 +156,8 @@ async def test_the_cookie_is_for_this_site_and_not_for_scripts(platform: Platfor
     assert "httponly" in cookie
     assert "samesite=strict" in cookie
     assert "secure" not in cookie, "this is development, over plain http"
+    production = await platform.login(account["email"], at="dashboard-2")
+    assert "secure" in production.headers["set-cookie"].lower()
     answer = await platform("GET", "/api/v1/auth/me", headers={"cookie": f"{COOKIE}={account['token']}"})
     assert answer.status == 200
     logout = await platform("POST", "/api/v1/auth/logout", headers={"cookie": f"{COOKIE}={account['token']}"})
@@ -344,6 +352,8 @@ async def test_every_answer_has_the_security_headers(platform: Platform) -> None
         found = {name: answer.headers.get(name) for name in STRICT}
         assert found == STRICT
         assert "strict-transport-security" not in answer.headers, "this is development"
+    production = await platform.me(account["token"], "dashboard-2")
+    assert production.headers["strict-transport-security"] == "max-age=31536000"
 
 
 async def test_pages_have_their_own_policy_and_the_documentation_works_in_development(platform: Platform) -> None:
@@ -351,6 +361,7 @@ async def test_pages_have_their_own_policy_and_the_documentation_works_in_develo
     assert console.headers.getall("content-security-policy") == [
         "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
     ]
+    assert (await platform("GET", "/docs", at="dashboard-2")).status == 404
     docs = await platform("GET", "/docs")
     assert docs.status == 200
     assert b"swagger-ui" in docs.raw

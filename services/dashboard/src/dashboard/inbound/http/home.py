@@ -55,7 +55,7 @@ class HomeView(BaseModel):
 
 def create_router(home: Home, bodies: Bodies, outcome: Outcome, doorman: Doorman) -> APIRouter:
     """``bodies``: the public form of each part."""
-    router = APIRouter(prefix="/api/v1/dashboard", tags=["dashboard"], responses=problem_responses(401))
+    router = APIRouter(prefix="/api/v1/dashboard", tags=["dashboard"], responses=problem_responses(401, 429))
 
     @router.get("", response_model=HomeView)
     async def show(caller: Annotated[Claims, Depends(doorman.user)]) -> Response:

@@ -58,7 +58,7 @@ def create_router(pricing: Pricing, outcome: Outcome, doorman: Doorman) -> APIRo
         prefix="/api/v1/pricing",
         tags=["pricing"],
         dependencies=[Depends(doorman.user)],
-        responses=problem_responses(401),
+        responses=problem_responses(401, 429),
     )
 
     @router.get("/{zone}", response_model=PriceView)
