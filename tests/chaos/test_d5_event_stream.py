@@ -48,9 +48,8 @@ async def test_every_applied_write_is_told_of(
     platform: Platform, accounts: list[Account], tmp_path: Path, fault: str
 ) -> None:
     async with listening(platform) as heard:
-        async with under_load(platform, accounts, tmp_path) as run:
-            async with run.outage(fault, "kafka"):
-                await asyncio.sleep(DOWN)
+        async with under_load(platform, accounts, tmp_path) as run, run.outage(fault, "kafka"):
+            await asyncio.sleep(DOWN)
         after = await run.after()
         applied = after.operations.keys() - run.before.operations.keys()
         assert len(applied) > DOWN * 5, "the load was too light to prove anything"

@@ -39,9 +39,8 @@ async def test_alone_its_loss_shows_nowhere(
     tmp_path: Path,
     fault: str,
 ) -> None:
-    async with under_load(platform, accounts, tmp_path, rate=RATE) as run:
-        async with run.outage(fault, "standby"):
-            await asyncio.sleep(HOLD)
+    async with under_load(platform, accounts, tmp_path, rate=RATE) as run, run.outage(fault, "standby"):
+        await asyncio.sleep(HOLD)
     violations = await run.violations()
     assert not violations, report(violations)
     assert run.recoveries[0] < RECOVERY

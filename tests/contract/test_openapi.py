@@ -48,6 +48,11 @@ async def test_as_a_user(platform: Platform) -> None:
 
 async def test_as_an_operator(platform: Platform) -> None:
     url = platform.stack.url("dashboard")
-    choice = ("--include-path-regex", "^/admin/queue|^/api/v1/users$|^/health", "--include-method", "GET")
+    choice = (
+        "--include-path-regex",
+        "^/admin/queue|^/api/v1/(users|diagnostics/.*)$|^/health",
+        "--include-method",
+        "GET",
+    )
     status, output = await schemathesis(url, platform.stack.admin_token, *choice)
     assert status == 0, output

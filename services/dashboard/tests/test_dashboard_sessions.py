@@ -204,7 +204,7 @@ async def test_a_login_without_redis_is_everywhere_when_redis_is_back(
     here, there = pair
     await whole.kill("redis")
     session, left = await here.login(), await here.login()
-    assert await here.knows(session)
+    assert (await here.sessions.check(session)).degraded
     assert not await there.knows(session)
     await here.sessions.end(left)
     await whole.heal("redis")

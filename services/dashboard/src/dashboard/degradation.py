@@ -38,8 +38,8 @@ POSTGRES = Row(
     call_timeout=1.0,
     fallbacks=(POSTGRES_STANDBY, REDIS_CACHE, MEMORY_CACHE, SAFE_DEFAULTS, REDIS_QUEUE),
     promise="Reads are answered by the standby when there is one, then from the Redis copy, then the process's own, "
-    "marked stale and showing the reader's own queued writes as pending; writes are queued and answered 503 with "
-    "queued: true, or 202 when asked for.",
+    "marked stale and showing the reader's own queued writes as pending; a user's numbers fall to safe defaults; "
+    "writes are queued and answered 503 with queued: true, or 202 when asked for.",
     recovery="A probe finds the database within about a second of its return; the queue is drained in order per "
     "entity, then the copies are refreshed.",
     data_loss="low (queued)",
@@ -60,7 +60,7 @@ REDIS = Row(
     fallbacks=(MEMORY_SESSIONS, DATABASE_PRICE, STALE_PRICE, DEFAULT_PRICE),
     promise="Sessions this instance has seen in the last 5 minutes stay valid; logged-out ones stay logged out, on the "
     "other instances too, as PostgreSQL knows them; a new login lives on this instance only; rate limits are off; "
-    "writes go to the database.",
+    "prices come from the database, then from memory, then the usual fare; writes go to the database.",
     recovery="Sessions made or ended meanwhile are written to Redis when it is back, and never over newer ones.",
     data_loss="medium (per instance)",
     user_text="You may have to log in again",

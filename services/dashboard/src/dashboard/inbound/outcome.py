@@ -104,6 +104,12 @@ def _refusal(error: model.DomainError) -> ServiceError:
             return Forbidden("This account is not yours.")
         case model.UserUnknown():
             return NotFound("There is no such account.")
+        case model.RoomUnknown():
+            return NotFound("There is no such room.")
+        case model.CallUnknown():
+            return NotFound("There is no such call.")
+        case model.ReportUnknown():
+            return NotFound("There is no such report.")
         case model.OperationUnknown():
             return NotFound("There is no such operation.")
         case model.EmailTaken():

@@ -91,7 +91,8 @@ class RedisSessions:
 
         served = await self._policy.serve(write, Rung(MEMORY_SESSIONS, keep))
         now = self._clock.monotonic()
-        _put(self._seen, session.id, _Seen(now, verified=now))
+        # What only memory knows is asked for each time, so that each answer says so.
+        _put(self._seen, session.id, _Seen(now - CHECK_SECONDS if served.degraded else now, verified=now))
         return served
 
     async def check(self, session_id: str, user_id: str = "") -> Served[None]:
@@ -113,7 +114,7 @@ class RedisSessions:
             served = await self._policy.serve(lambda: self._ask(names), Rung(MEMORY_SESSIONS, remember))
         except AWAY as error:
             raise SessionUnknown from error
-        seen = self._seen.get(session_id) or _Seen(now)
+        seen = self._seen.get(session_id) or _Seen(now - CHECK_SECONDS)
         await self._verify(names, seen, now)
         if not served.degraded:
             seen.asked = now

@@ -8,10 +8,8 @@ from pydantic import BaseModel, Field
 
 from dashboard.inbound.http.doors import AnyId, Cursor, Doorman, PageSize, listed
 from dashboard.inbound.outcome import Outcome
-from dashboard.model import Call, CallUnknown
+from dashboard.model import Call
 from dashboard.usecases.calls import Calls
-from resilience import Served
-from service_kit.errors import NotFound
 from service_kit.http import problem_responses, served_json, stamp
 from service_kit.tokens import Claims
 
@@ -90,17 +88,10 @@ def create_router(calls: Calls, outcome: Outcome, doorman: Doorman) -> APIRouter
     @router.get("/{call_id}", response_model=CallView, responses=problem_responses(404))
     async def get(call_id: AnyId, caller: user) -> Response:
         """Read a call that one took part in."""
-        served = await outcome.of(_known(calls, caller.user_id, call_id))
+        served = await outcome.of(calls.get(caller.user_id, call_id))
         return served_json(served, call_body(served.value))
 
     return router
-
-
-async def _known(calls: Calls, user_id: str, call_id: str) -> Served[Call]:
-    try:
-        return await calls.get(user_id, call_id)
-    except CallUnknown as error:
-        raise NotFound("There is no such call.") from error
 
 
 def _stamp(unix_seconds: float | None) -> str | None:

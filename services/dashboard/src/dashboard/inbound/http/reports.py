@@ -9,9 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dashboard.inbound.http.doors import Body, Doorman
 from dashboard.inbound.outcome import Outcome
-from dashboard.model import Report, ReportUnknown
+from dashboard.model import Report
 from dashboard.usecases.reports import Reports
-from service_kit.errors import NotFound, ValidationFailed
+from service_kit.errors import ValidationFailed
 from service_kit.http import problem_responses, served_json, stamp
 from service_kit.tokens import Claims
 
@@ -114,10 +114,7 @@ def create_router(reports: Reports, outcome: Outcome, doorman: Doorman) -> APIRo
     @router.get("/{report_id:uuid}", response_model=ReportView, responses=problem_responses(404))
     async def read(report_id: ReportId, caller: user) -> Response:
         """One's own report and how far it is; from a copy while the database is away."""
-        try:
-            served = await outcome.of(reports.read(str(report_id), caller.user_id))
-        except ReportUnknown as error:
-            raise NotFound("There is no such report.") from error
+        served = await outcome.of(reports.read(str(report_id), caller.user_id))
         return served_json(served, report_body(served.value))
 
     return router

@@ -1,6 +1,5 @@
 """Rooms of the WebRTC service: ``/api/v1/rooms`` (row D4, dashboard.webrtc)."""
 
-from collections.abc import Awaitable
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
@@ -10,10 +9,8 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from dashboard.inbound.http.doors import AnyId, Body, Cursor, Doorman, Name, PageSize, listed, whole
 from dashboard.inbound.outcome import Outcome
-from dashboard.model import Room, RoomUnknown
+from dashboard.model import Room
 from dashboard.usecases.rooms import RoomDirectory
-from resilience import Served
-from service_kit.errors import NotFound
 from service_kit.http import json_response, problem_responses, served_json, stamp
 from service_kit.tokens import Claims
 
@@ -96,27 +93,20 @@ def create_router(rooms: RoomDirectory, outcome: Outcome, doorman: Doorman) -> A
     @router.get("/{room_id}", response_model=RoomView, responses=unknown)
     async def get(room_id: AnyId, _: user) -> Response:
         """Read a room; as last seen while video calling is unavailable."""
-        served = await outcome.of(_known(rooms.get(room_id)))
+        served = await outcome.of(rooms.get(room_id))
         return served_json(served, room_body(served.value))
 
     @router.delete("/{room_id}", status_code=204, responses=unknown)
     async def delete(room_id: AnyId, caller: user) -> None:
         """Close one's own room."""
-        await outcome.of(_known(rooms.delete(caller.user_id, room_id)))
+        await outcome.of(rooms.delete(caller.user_id, room_id))
 
     @router.post("/{room_id}/token", response_model=TicketView, responses=unknown)
     async def ticket(room_id: AnyId, caller: user, zone: Zone = "default") -> Response:
         """Get what is needed to join a room."""
-        served = await outcome.of(_known(rooms.ticket(caller.user_id, room_id, zone)))
+        served = await outcome.of(rooms.ticket(caller.user_id, room_id, zone))
         body = asdict(served.value)
         body["ice_servers"] = [{name: value for name, value in one.items() if value} for one in body["ice_servers"]]
         return json_response({**body, "degraded": True} if served.degraded else body)
 
     return router
-
-
-async def _known(work: Awaitable[Served[T]]) -> Served[T]:
-    try:
-        return await work
-    except RoomUnknown as error:
-        raise NotFound("There is no such room.") from error
