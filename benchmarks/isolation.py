@@ -27,6 +27,7 @@ from devstack import Stack, Topology
 TARGET = Target("at most", 1.2)
 RATE = 100.0  # requests per second to each endpoint that is measured
 OTHERS_RATE = 20.0  # and to each that needs what is broken
+UNLIMITED = {"RATE_LIMIT_USER": "off", "RATE_LIMIT_ADDRESS": "off"}  # one user asks for everything
 SETTLED = 1.0  # s of quiet after a recovery
 
 
@@ -116,35 +117,32 @@ async def _phase(caller: Caller, case: Case, seconds: float) -> Latencies:
         BenchmarkError: one was not.
     """
     taken: dict[str, list[float]] = {what: [] for what in case.measured}
+    statuses: dict[str, set[int]] = {what: set() for what in (*case.measured, *case.asking)}
     gc.collect()
     gc.disable()  # a full collection in this process would be the slowest answer of the phase
     try:
         async with asyncio.TaskGroup() as group:
             for what in case.measured:
-                group.create_task(_measure(caller, what, seconds, taken[what]))
+                group.create_task(_steadily(caller, what, seconds, RATE, taken[what], statuses[what]))
             for what in case.asking:
-                group.create_task(_steadily(caller, what, seconds, OTHERS_RATE, []))
+                group.create_task(_steadily(caller, what, seconds, OTHERS_RATE, [], statuses[what]))
     finally:
         gc.enable()
+    for what in case.measured:
+        if statuses[what] != {200}:
+            raise BenchmarkError(f"{what} did not answer every request with 200: {sorted(statuses[what])}")
     return taken
 
 
-async def _measure(caller: Caller, what: str, seconds: float, taken: list[float]) -> None:
-    statuses: list[int] = []
-    await _steadily(caller, what, seconds, RATE, taken, statuses)
-    if set(statuses) != {200}:
-        raise BenchmarkError(f"{what} did not answer every request with 200: {sorted(set(statuses))}")
-
-
 async def _steadily(
-    caller: Caller, what: str, seconds: float, rate: float, taken: list[float], statuses: list[int] | None = None
+    caller: Caller, what: str, seconds: float, rate: float, taken: list[float], statuses: set[int]
 ) -> None:
+    """Requests at a steady rate, each begun on time, whatever became of the ones before."""
+
     async def one() -> None:
         begun = time.perf_counter()
-        status = await caller.ask(what)
+        statuses.add(await caller.ask(what))
         taken.append(time.perf_counter() - begun)
-        if statuses is not None:
-            statuses.append(status)
 
     begun = time.perf_counter()
     async with asyncio.TaskGroup() as group:
@@ -171,7 +169,7 @@ def _detail(case: Case, what: str, pairs: Sequence[tuple[Latencies, Latencies]])
 async def _platform() -> AsyncIterator[Stack]:
     """Everything, without fault proxies: their own queueing would be measured."""
     with tempfile.TemporaryDirectory(prefix="auralink-bench-", ignore_cleanup_errors=True) as folder:
-        async with Stack(folder, Topology(proxied=False), port_base=None) as stack:
+        async with Stack(folder, Topology(proxied=False, env=UNLIMITED), port_base=None) as stack:
             await _well(stack)
             yield stack
 

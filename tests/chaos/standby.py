@@ -17,7 +17,7 @@ from tests.harness.client import Account
 from tests.harness.people import people
 from tests.harness.platform import Platform
 
-PEOPLE = 16
+PEOPLE = 12
 ENV = {"MODE_LEAVE_AFTER": "0.5s"}  # the tests wait for the end of each mode
 
 

@@ -26,7 +26,8 @@ from tests.harness.run import RECOVERY, Run, report, under_load
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.stack, pytest.mark.timeout(240)]
 
-HOLD = 1.2  # s with every circuit open
+RATE = 40.0  # requests per second
+HOLD = 0.8  # s with every circuit open
 PAIRS = (*combinations(ROWS, 2), tuple(ROWS))
 EMERGENCIES = {("D1", "D4"), tuple(ROWS)}  # two rows of priority P0
 
@@ -71,7 +72,7 @@ async def whole(
 ) -> Whole:
     """Runs everything once. What goes wrong here is told by the test of its pair."""
     situations = {rows: Situation(rows, faults_of(rows, number)) for number, rows in enumerate(PAIRS)}
-    async with under_load(platform, accounts, tmp_path_factory.mktemp("pairs")) as run:
+    async with under_load(platform, accounts, tmp_path_factory.mktemp("pairs"), rate=RATE) as run:
         for situation in situations.values():
             await go_through(run, situation)
     return Whole(situations, run.events(), run.outages, run.before, await run.after())

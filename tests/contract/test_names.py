@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.stack]
 
 SERVICES = ["dashboard", "ai-core", "webrtc"]
 ROWS = {
-    "dashboard": {"postgres": "D1", "redis": "D2", "ai-core": "D3", "webrtc": "D4"},
+    "dashboard": {"postgres": "D1", "redis": "D2", "ai-core": "D3", "webrtc": "D4", "kafka": "D5"},
     "ai-core": {"postgres": "A1", "providers": "A2"},
     "webrtc": {"redis": "W1"},
 }

@@ -64,8 +64,6 @@ class Route:
     body: Callable[[str], Content] = lambda _: None
     copy: bool = False
     """A copy says ``stale`` and ``as_of`` at the top of its body."""
-    creates: bool = False
-    """A write that makes a thing of that name."""
     person: bool = True
     """Needs a session, and so shows when Redis is gone."""
     essential: bool = False
@@ -114,8 +112,8 @@ ROUTES: Mapping[str, Route] = {
     ),
     "health": Route("GET", "/health/ready", 4, person=False),
     # Rooms: row D4, and W1 behind it.
-    "room": _route("GET", "/rooms/{room}", 5, "webrtc postgres", shows="webrtc", fails=_any("redis"), copy=True),
-    "rooms": _route("GET", "/rooms", 4, "webrtc postgres", shows="webrtc", fails=_any("redis"), copy=True),
+    "room": _route("GET", "/rooms/{room}", 5, "webrtc postgres", shows="webrtc", copy=True),
+    "rooms": _route("GET", "/rooms", 4, "webrtc postgres", shows="webrtc", copy=True),
     "token": _route("POST", "/rooms/{room}/token", 3, "webrtc postgres", fails=_ROOMS),
     "new_room": _route(
         "POST",
@@ -125,7 +123,6 @@ ROUTES: Mapping[str, Route] = {
         fails=_ROOMS,
         good=(201,),
         body=lambda name: {"name": name},
-        creates=True,
     ),
     "calls": _route("GET", "/calls", 3, "postgres webrtc", copy=True),
     # AI: row D3, and A1 and A2 behind it.
@@ -142,7 +139,6 @@ ROUTES: Mapping[str, Route] = {
         fails=_any("postgres", "ai-core+redis"),
         good=(201, 202),
         body=lambda name: {"name": name},
-        creates=True,
     ),
     "chat": _route(
         "POST",
@@ -169,7 +165,6 @@ ROUTES: Mapping[str, Route] = {
         fails=_any("postgres", "ai-core+redis"),
         good=(201,),
         body=lambda name: {"text": name},
-        creates=True,
     ),
     "memories": _route("GET", "/memories", 2, "ai-core postgres", shows="ai-core", fails=_any("postgres"), copy=True),
     "search": _route("GET", "/memories/search?q=note", 1, "ai-core postgres providers", fails=_AI),
@@ -191,3 +186,16 @@ def template(kind: str) -> str:
     """The route as the OpenAPI document names it, up to the names of parameters."""
     path = ROUTES[kind].path.partition("?")[0]
     return path if path.startswith("/health") else f"/api/v1{path}"
+
+
+def promises() -> str:
+    """For people: for every kind of request, when it may go without a useful answer."""
+    lines = []
+    for kind, route in ROUTES.items():
+        singles = [frozenset({part}) for part in EVERYTHING.split()]
+        candidates = [*singles, *(a | b for a in singles for b in singles if a != b)]
+        lost = [outage for outage in dict.fromkeys(candidates) if not route.promised(outage)]
+        least = [outage for outage in lost if not any(other < outage for other in lost)]
+        text = ", or ".join(" and ".join(sorted(outage)) for outage in least)
+        lines.append(f"{kind:<11} {'useful, except without ' + text if text else 'always useful'}")
+    return "\n".join(lines)

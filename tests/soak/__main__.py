@@ -20,6 +20,7 @@ from devstack.stack import Stack
 from devstack.topology import Topology
 from tests.harness.people import people
 from tests.harness.platform import Platform
+from tests.harness.routes import promises
 from tests.harness.run import under_load
 from tests.soak.nemesis import episodes
 from tests.soak.soak import Soak
@@ -33,6 +34,9 @@ SPARED = frozenset({"dashboard", "dashboard-2"})
 def main() -> int:
     """The command."""
     given = _parse()
+    if given.promises:
+        print(promises())
+        return 0
     folder = Path(given.out or tempfile.mkdtemp(prefix="auralink-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
     _say(f"seed {given.seed}, {given.minutes:g} minutes, {given.rate:g} requests a second; recorded in {folder}")
@@ -78,6 +82,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="default: any")
     parser.add_argument("--rate", type=float, default=50.0, help="requests per second")
     parser.add_argument("--out", default="", help="folder for the history and the faults; default: a new one")
+    parser.add_argument("--promises", action="store_true", help="only print which requests are promised an answer when")
     return parser.parse_args()
 
 

@@ -29,7 +29,7 @@ HABITS: Mapping[str, Habit] = {
     "write": Habit("PATCH", "/users/{user}", WRITE_EVERY, lambda number: {"display_name": f"name {number}"}),
     "chat": Habit("POST", "/agents/{agent}/chat", body=lambda number: {"message": f"Question {number}"}),
     "translate": Habit("POST", "/translate", body=lambda number: {"text": f"Text {number}", "target_language": "fr"}),
-    "memory": Habit("POST", "/memories", 2 * OTHER_EVERY, lambda number: {"text": f"Note {number}"}),
+    "note": Habit("POST", "/memories", 2 * OTHER_EVERY, lambda number: {"text": f"Note {number}"}),
     "room": Habit("GET", "/rooms/{room}", 2 * READ_EVERY),
     "ticket": Habit("POST", "/rooms/{room}/token"),
 }

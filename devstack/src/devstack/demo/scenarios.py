@@ -59,7 +59,7 @@ D3 = (
     is_refused("chat", "AI temporarily unavailable"),
     is_served("translate"),
     is_served_by("translate", "original-text"),
-    is_served("memory", 201),
+    is_served("note", 201),
     promises.queued_writes_are_applied,
     does_not_notice("read", "write", "room"),
 )
@@ -68,14 +68,14 @@ D4 = (
     *DIRECT,
     is_refused("ticket", "Video calling temporarily unavailable"),
     is_served("room"),
-    is_served_by("room", "redis-cache", "memory-cache", "postgres", "database"),
+    is_served_by("room", "rooms-database"),
     does_not_notice("read", "write"),
 )
 D5 = (*ALWAYS, *DIRECT, does_not_notice("read", "write", "room"))
 D6 = (*ALWAYS, *QUEUED, is_served_by("read", "redis-cache", "memory-cache"))
 
 _ACCOUNT = ("read", "write")
-_AI = (*_ACCOUNT, "room", "chat", "translate", "memory")
+_AI = (*_ACCOUNT, "room", "chat", "translate", "note")
 _VIDEO = (*_ACCOUNT, "room", "ticket")
 
 SCENARIOS: tuple[Scenario, ...] = (

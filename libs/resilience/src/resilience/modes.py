@@ -235,10 +235,11 @@ class ModeTracker:
         with self._lock:
             return next_change(self._state, self._clock.monotonic(), self.settings)
 
-    def update(self, statuses: Iterable[RowStatus]) -> Mode:
-        """Work out the mode anew; a held mode stays."""
+    def update(self, statuses: Iterable[RowStatus], *, at_once: bool = False) -> Mode:
+        """Work out the mode anew; a held mode stays. `at_once`: without waiting, after what an operator has done."""
         asked = mode_of(statuses)
-        return self._apply(lambda state, now: step(state, asked, now, self.settings))
+        settings = ModeSettings() if at_once else self.settings
+        return self._apply(lambda state, now: step(state, asked, now, settings))
 
     def tick(self) -> Mode:
         """What the passing of time alone causes: call it from a timer."""

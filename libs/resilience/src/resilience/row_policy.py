@@ -145,7 +145,7 @@ class RowPolicy(Policy):
         return Degradation(self.row.id, fallback, breaker.state.header, wait)
 
     def note_fallback(self, fallback: str) -> None:
-        """Take note that `fallback` serves, where it is no rung of a ladder: a buffer that takes what cannot be sent."""
+        """Take note that `fallback` serves, where it is no rung of a ladder: a buffer for what cannot be sent."""
         self._in_use = fallback
         self._events.emit(FallbackUsed(self.row.id, fallback, "success"))
 

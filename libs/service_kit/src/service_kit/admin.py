@@ -88,6 +88,7 @@ def _add_circuits(routes: APIRouter, runtime: ServiceRuntime) -> None:
             raise NotFound(f"{runtime.name} has no such dependency.")
         for policy in found:
             getattr(policy.breaker, action)()
+        runtime.settle_mode()
         log.warning("circuits changed by hand", action=action, rows=[policy.row.id for policy in found])
         states = {policy.row.dependency: policy.breaker.state.value for policy in found}
         return json_response({"dependencies": states})

@@ -208,9 +208,14 @@ class ServiceRuntime:
         """Stay in `mode` until told otherwise; None gives the choice back to the rows."""
         if mode is None:
             self.tracker.release()
-            self.tracker.update(self.rows())
+            self.settle_mode()
         else:
             self.tracker.hold(mode)
+            self._show_mode()
+
+    def settle_mode(self) -> None:
+        """The mode that the rows ask for, at once: for what an operator has done."""
+        self.tracker.update(self.rows(), at_once=True)
         self._show_mode()
 
     def find_policies(self, dependency: str) -> list[RowPolicy]:

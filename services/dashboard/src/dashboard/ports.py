@@ -97,8 +97,8 @@ class Copies(Protocol):
         """The copy in this process's memory, and the unix time it was read from the database."""
         ...
 
-    async def login(self, email: str) -> tuple[Credentials, User] | None:
-        """Copies of an account and its credentials."""
+    def login(self, email: str) -> tuple[Rung[tuple[Credentials, User] | None], Rung[tuple[Credentials, User] | None]]:
+        """The steps of a ladder that serve an account and its credentials."""
         ...
 
 

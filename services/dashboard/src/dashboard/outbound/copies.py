@@ -23,6 +23,7 @@ from resilience import MISSING, Clock, MemoryCache, Missing, Rung, Served
 from service_kit.redis_client import AWAY
 
 T = TypeVar("T")
+Login = tuple[Credentials, User] | None
 Call = Callable[[Callable[[], Awaitable[T]]], Awaitable[T]]
 
 # ARGV ttl, then per KEYS[i] a copy: kept unless the one there has a higher version
@@ -253,14 +254,22 @@ class UserCopies:
         """See the port."""
         return _read(self._store.local(_user(user_id)))
 
-    async def login(self, email: str) -> tuple[Credentials, User] | None:
+    def login(self, email: str) -> tuple[Rung[Login], Rung[Login]]:
         """See the port."""
-        copy = await self._store.any(_credentials(email))
-        credentials = reading.credentials_copy(copy.value) if copy else None
-        if credentials is None:
-            return None
-        found = _read(await self._store.any(_user(credentials.user_id)))
-        return (credentials, found[0]) if found else None
+
+        async def from_redis(_: BaseException) -> Any:
+            credentials = _credentials_of(await self._store.shared(_credentials(email)))
+            if credentials is None:
+                return MISSING
+            return _login(credentials, await self._store.any(_user(credentials.user_id)))
+
+        async def from_memory(_: BaseException) -> Any:
+            credentials = _credentials_of(self._store.local(_credentials(email)))
+            return (
+                MISSING if credentials is None else _login(credentials, self._store.local(_user(credentials.user_id)))
+            )
+
+        return Rung(REDIS_CACHE, from_redis), Rung(MEMORY_CACHE, from_memory)
 
 
 def _user(user_id: str) -> str:
@@ -274,6 +283,15 @@ def _credentials(email: str) -> str:
 def _read(copy: Copy | None) -> tuple[User, float] | None:
     user = reading.user_copy(copy.value) if copy else None
     return (user, copy.as_of) if copy and user else None
+
+
+def _credentials_of(copy: Copy | None) -> Credentials | None:
+    return reading.credentials_copy(copy.value) if copy else None
+
+
+def _login(credentials: Credentials, copy: Copy | None) -> Any:
+    found = _read(copy)
+    return MISSING if found is None else (credentials, found[0])
 
 
 def _name(key: str) -> str:

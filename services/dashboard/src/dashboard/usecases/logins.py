@@ -5,13 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from dashboard.degradation import REDIS_CACHE
 from dashboard.model import Credentials, Session, User, UserUnknown, WrongLogin
 from dashboard.ports import Copies, Hasher, LoginLimit, Sessions, Users
 from dashboard.usecases.reads import Reads
-from resilience import MISSING, Rung, Served
+from resilience import Served
 
 Found = tuple[Credentials, User] | None
 
@@ -53,7 +51,7 @@ class Logins:
         await self._limit.check(email)
         found = await self._reads.serve(
             lambda users: self._from_database(users, email),
-            Rung(REDIS_CACHE, lambda _: self._from_copy(email)),
+            *self._copies.login(email),
             from_standby=lambda users: self._from_standby(users, email),
         )
         user = await self._verified(email, password, found.value)
@@ -83,10 +81,6 @@ class Logins:
         if found is None:
             raise UserUnknown
         return found
-
-    async def _from_copy(self, email: str) -> Any:
-        """Without a copy nobody can tell whether the account exists: the failure stands."""
-        return await self._copies.login(email) or MISSING
 
     async def logout(self, session_id: str) -> Served[None]:
         """Ends the session everywhere; on this instance at once, whatever is down."""

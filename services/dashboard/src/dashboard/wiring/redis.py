@@ -8,7 +8,7 @@ import contextlib
 import orjson
 from redis.asyncio import Redis
 
-from dashboard.degradation import POSTGRES, REDIS
+from dashboard.degradation import EFFECTS, POSTGRES, REDIS
 from dashboard.inbound.http.limits import Addresses, RequestLimits
 from dashboard.outbound.copies import CopyStore, UserCopies
 from dashboard.outbound.ended_sessions import EndedSessions
@@ -54,6 +54,7 @@ class RedisPart:
             runtime.clock,
             shared=settings.enable_cache_fallback,
             local=settings.enable_memory_cache,
+            stretch=lambda: EFFECTS[runtime.mode].copies_live,
         )
         self.users = UserCopies(self.copies)
         self.login_limit = RedisLoginLimit(self.client, self.policy)

@@ -44,15 +44,15 @@ def create_router(
         """Changes of circuits, mode, queue, and of one's own rooms, calls, agents and account."""
         stream = outcome.guard(lambda: feed.open(caller.user_id, last_id))
         context.allow(None)
-        body = _body(stream, now(), lambda: _is_open(sessions, caller.session_id))
+        body = _body(stream, now(), lambda: _is_open(sessions, caller))
         return StreamingResponse(body, media_type="text/event-stream", headers=_HEADERS)
 
     return router
 
 
-async def _is_open(sessions: Sessions, session_id: str) -> bool:
+async def _is_open(sessions: Sessions, caller: Claims) -> bool:
     try:
-        await sessions.check(session_id)
+        await sessions.check(caller.session_id, caller.user_id)
     except SessionUnknown:
         return False
     return True
