@@ -189,6 +189,20 @@ class ServiceSettings(BaseSettings):
         return int(failures or self.circuit_breaker_max_failures), seconds or self.circuit_breaker_timeout
 
 
+def postgres_url(value: str | None) -> str:
+    """For a service that needs a database. Raises ValueError."""
+    if not value or not value.startswith(("postgres://", "postgresql://", "postgresql+asyncpg://")):
+        raise PydanticCustomError("database_url", "expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    return value
+
+
+def redis_url(value: str | None) -> str:
+    """For a service that needs Redis. Raises ValueError."""
+    if not value or not value.startswith(("redis://", "rediss://", "unix://")):
+        raise PydanticCustomError("redis_url", "expected redis://[USER:PASSWORD@]HOST:PORT[/DATABASE]")
+    return value
+
+
 def weakness(secret: str, minimum: int) -> str:
     """Why a secret is weak, or "" when it is not."""
     if len(secret.encode()) < minimum:

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_core import PydanticCustomError
 
-from service_kit.settings import CommaList, Port, PositiveSeconds, ServiceSettings
+from service_kit.settings import CommaList, Port, PositiveSeconds, ServiceSettings, postgres_url
 
 PROVIDERS = ("openai",)
 DATABASE_SHARE = 0.5
@@ -33,12 +33,7 @@ class Settings(ServiceSettings):
     ai_provider_timeout: PositiveSeconds | None = None
     """For one call; the row's own when not set. To be raised for models that answer slowly."""
 
-    @field_validator("database_url")
-    @classmethod
-    def _needs_database(cls, value: str | None) -> str:
-        if not value or not value.startswith(("postgres://", "postgresql://", "postgresql+asyncpg://")):
-            raise PydanticCustomError("database_url", "expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
-        return value
+    _needs_database = field_validator("database_url")(postgres_url)
 
     @field_validator("ai_provider_chain")
     @classmethod

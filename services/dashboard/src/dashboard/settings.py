@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from service_kit.settings import CommaList, Port, PositiveSeconds, ServiceSettings, Url
+from service_kit.settings import CommaList, Port, PositiveSeconds, ServiceSettings, Url, postgres_url, redis_url
 
 
 class Rate(NamedTuple):
@@ -91,29 +91,19 @@ class Settings(ServiceSettings):
     ai_provider_timeout: PositiveSeconds | None = None
     """What AI Core allows its providers, when that is more than usual."""
 
-    @field_validator("database_url")
-    @classmethod
-    def _needs_database(cls, value: str | None) -> str:
-        if not value or not value.startswith(("postgres://", "postgresql://", "postgresql+asyncpg://")):
-            raise PydanticCustomError("database_url", "expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
-        return value
+    _needs_database = field_validator("database_url")(postgres_url)
 
     @field_validator("database_replica_url")
     @classmethod
     def _a_database(cls, value: str | None) -> str | None:
-        return None if value is None else cls._needs_database(value)
+        return None if value is None else postgres_url(value)
 
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_network(one) for one in value)
 
-    @field_validator("redis_url")
-    @classmethod
-    def _needs_redis(cls, value: str | None) -> str:
-        if not value or not value.startswith(("redis://", "rediss://", "unix://")):
-            raise PydanticCustomError("redis_url", "expected redis://[USER:PASSWORD@]HOST:PORT[/DATABASE]")
-        return value
+    _needs_redis = field_validator("redis_url")(redis_url)
 
     @property
     def chat_limit(self) -> float | None:

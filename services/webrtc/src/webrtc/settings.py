@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from service_kit.settings import CommaList, Port, PositiveSeconds, ServiceSettings, Url
+from service_kit.settings import CommaList, Port, PositiveSeconds, ServiceSettings, Url, redis_url
 
 ICE_SCHEMES = ("stun:", "stuns:", "turn:", "turns:")
 
@@ -24,12 +24,7 @@ class Settings(ServiceSettings):
     public_ws_url: Url = None
     """Where browsers reach the signalling; the service's own address when not set."""
 
-    @field_validator("redis_url")
-    @classmethod
-    def _needs_redis(cls, value: str | None) -> str:
-        if not value or not value.startswith(("redis://", "rediss://", "unix://")):
-            raise PydanticCustomError("redis_url", "expected redis://[USER:PASSWORD@]HOST:PORT[/DATABASE]")
-        return value
+    _needs_redis = field_validator("redis_url")(redis_url)
 
     @field_validator("stun_urls", "turn_urls")
     @classmethod
