@@ -5,6 +5,8 @@ UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 BIN := .venv/bin
 SEEDS ?= 1000
+MINUTES ?= 10
+SEED ?=
 AGAINST ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD~1)
 STAMP := .venv/.set-up
 MANIFESTS := pyproject.toml uv.lock $(wildcard libs/*/pyproject.toml services/*/pyproject.toml devstack/pyproject.toml devstack/*/pyproject.toml)
@@ -17,7 +19,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test compose-test check check-style check-types check-imports check-proto check-docs check-isolated demo bench bench-resilience simulate mutate cover docs fmt proto python
+.PHONY: help setup up down test compose-test check check-style check-types check-imports check-proto check-docs check-isolated demo bench bench-resilience simulate mutate cover soak docs fmt proto python
 
 help: ## Show this list
 	@echo "AuraLink: services that keep working while the things they depend on die."
@@ -33,7 +35,7 @@ down: $(STAMP) ## Stop a platform that runs in the background, or what a killed 
 	@exec $(BIN)/auralink down $(ARGS)
 
 test: $(STAMP) ## Run the whole test suite, on real servers (ARGS="-k queue")
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/python tools/run_tests.py $(ARGS)
 
 compose-test: $(STAMP) ## Run the platform in containers and break its PostgreSQL (needs a Docker engine and compose 2)
 	AURALINK_COMPOSE_TESTS=1 $(BIN)/pytest -m compose tests/compose $(ARGS)
@@ -88,6 +90,9 @@ cover: $(STAMP) ## Branch coverage of the library by its own tests (those of thr
 	$(UV) run --quiet --frozen --with coverage coverage run --branch --source=libs/resilience/src \
 	    -m pytest -q --noconftest -o asyncio_mode=auto -k "not threads and not case_60 and not loops" libs/resilience
 	$(UV) run --quiet --frozen --with coverage coverage report --show-missing --skip-covered
+
+soak: $(STAMP) ## Break the platform at random for MINUTES=10 and hold what callers saw against the matrix (SEED=7)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 docs: $(STAMP) ## Write the documents that are made from code
 	$(BIN)/python tools/gen_docs.py

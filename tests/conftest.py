@@ -15,13 +15,14 @@ from tests.harness.client import Account
 from tests.harness.platform import Platform
 
 USERS = 24
+ENV = {"MODE_LEAVE_AFTER": "0.5s"}  # the tests wait for the end of each mode
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Platform]:
     """The whole platform with two Dashboards behind fault proxies, started once."""
     async with (
-        Stack(tmp_path_factory.mktemp("platform"), Topology(dashboards=2), port_base=None) as stack,
+        Stack(tmp_path_factory.mktemp("platform"), Topology(dashboards=2, env=ENV), port_base=None) as stack,
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True) as session,
     ):
         platform = Platform(stack, session)

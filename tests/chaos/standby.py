@@ -13,12 +13,12 @@ import pytest_asyncio
 
 from devstack.stack import Stack
 from devstack.topology import Topology
+from tests.conftest import ENV
 from tests.harness.client import Account
 from tests.harness.people import people
 from tests.harness.platform import Platform
 
 PEOPLE = 12
-ENV = {"MODE_LEAVE_AFTER": "0.5s"}  # the tests wait for the end of each mode
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

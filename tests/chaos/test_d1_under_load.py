@@ -15,7 +15,7 @@ from tests.harness.run import RECOVERY, Run, report, under_load
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.row("D1"), pytest.mark.stack]
 
 LEAD = 1.0  # s of load before and after the outage
-FAULTS = {"kill": 20.0, "freeze": 12.0, "delay": 12.0, "cut": 12.0}  # s of outage
+FAULTS = {"kill": 15.0, "freeze": 7.0, "delay": 7.0, "cut": 7.0}  # s of outage
 
 
 async def outage(run: Run, fault: str, seconds: float) -> None:

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.stack]
 
 RATE = 40.0  # requests per second
 LEAD = 0.5  # s of load before and after the outage
-HOLD = 1.6  # s with every circuit open
+HOLD = 1.0  # s with every circuit open
 FAST = 0.5  # s within which 95 of 100 answers come while the circuit is open
 FAULTS = ("kill", "freeze", "delay", "cut")
 

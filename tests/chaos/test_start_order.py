@@ -18,8 +18,8 @@ from tests.harness.platform import Platform
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.row("D1"), pytest.mark.stack]
 
-NATURAL = ("postgres", "redis", "providers", "ai-core", "webrtc", "dashboard")
-MIXED = ("dashboard", "redis", "ai-core", "postgres", "webrtc", "providers")
+NATURAL = ("postgres", "redis", "kafka", "providers", "ai-core", "webrtc", "dashboard")
+MIXED = ("dashboard", "redis", "ai-core", "postgres", "webrtc", "kafka", "providers")
 
 
 @pytest.mark.timeout(180)

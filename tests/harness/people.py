@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from tests.harness.client import Account
 from tests.harness.platform import Platform
 from tests.harness.routes import ROUTES
 
+WARM_FOR = 120.0  # s; copies and sessions in an instance's memory live for 300
 AT_ONCE = 2  # hashing a password is slow on purpose, and must not outlast the requests' own deadline
 
 
@@ -24,6 +26,18 @@ async def people(platform: Platform, count: int) -> list[Account]:
     accounts = await asyncio.gather(*(one(number) for number in range(count)))
     await warm(platform, accounts)
     return list(accounts)
+
+
+async def ready(platform: Platform, accounts: Sequence[Account]) -> list[Account]:
+    """The accounts with what they own, warm; whoever is already is not asked again."""
+    for account in accounts:
+        if account.id not in platform.equipped:
+            platform.equipped[account.id] = account if account.room else await platform.equip(account)
+    equipped = [platform.equipped[account.id] for account in accounts]
+    if time.monotonic() - platform.warmed > WARM_FOR:
+        await warm(platform, equipped)
+        platform.warmed = time.monotonic()
+    return equipped
 
 
 async def warm(platform: Platform, accounts: Sequence[Account]) -> None:

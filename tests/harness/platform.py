@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections import Counter
@@ -12,7 +13,6 @@ from typing import Any, TypeVar
 
 import aiohttp
 import asyncpg
-import redis.asyncio as redis
 
 from devstack.stack import Stack
 from tests.harness.checker import Database, Row
@@ -23,7 +23,6 @@ T = TypeVar("T")
 PASSWORD = "correct horse battery"
 LIMIT = 8.0  # s for one request
 PAGE = 100
-QUEUES = ("dashboard", "dashboard-ai")
 _CHANGES = """SELECT substr(entity, 6) AS user_id, count(*) FROM operations
     WHERE kind = 'user.update' AND error IS NULL GROUP BY entity"""
 
@@ -57,6 +56,10 @@ class Platform:
     def __init__(self, stack: Stack, session: aiohttp.ClientSession) -> None:
         self.stack = stack
         self.session = session
+        self.equipped: dict[str, Account] = {}
+        """Accounts that have a room and an agent, by id."""
+        self.warmed = -math.inf
+        """When every instance last had a copy of all that they own."""
 
     @property
     def dashboards(self) -> tuple[str, ...]:
@@ -165,21 +168,12 @@ class Platform:
         return int(answer.body["depth"]) if answer.status == 200 else -1
 
     async def drained(self, limit: float = 10.0) -> None:
-        """Waits until the queue is empty, and so is that of AI Core's creations."""
+        """Waits until the queues are empty."""
 
         async def empty() -> bool:
-            return await self.depth() == 0 and await self._queued() == 0
+            return await self.depth() == 0
 
         await eventually(empty, "queues empty", limit)
-
-    async def _queued(self) -> int:
-        """Writes that wait in any queue, asked past all services; -1 when nobody can say."""
-        server = self.stack.plan.redis
-        try:
-            async with redis.from_url(server.url_at(server.port), socket_timeout=2) as client:
-                return sum([int(await client.xlen(f"fallback:queue:{name}")) for name in QUEUES])
-        except (redis.RedisError, OSError):
-            return -1
 
     async def healthy(self, limit: float = 20.0) -> None:
         """Waits until every circuit of every service is closed and nothing is queued."""

@@ -16,7 +16,7 @@ from tests.harness import load
 from tests.harness.checker import Database, Outage, Violation, check
 from tests.harness.client import Account
 from tests.harness.history import Event, read
-from tests.harness.people import warm
+from tests.harness.people import ready
 from tests.harness.platform import Platform, eventually
 from tests.harness.routes import STANDBY
 
@@ -110,8 +110,7 @@ async def under_load(
     platform: Platform, accounts: Sequence[Account], folder: Path, *, rate: float = 50.0, seed: int = 1
 ) -> AsyncIterator[Run]:
     """Load from another process for the time of the body, on everything that the Dashboard has."""
-    equipped = [one if one.room else await platform.equip(one) for one in accounts]
-    await warm(platform, equipped)
+    equipped = await ready(platform, accounts)
     run = Run(platform, equipped, await platform.database(), folder / "history.jsonl")
     async with _generator(run, await platform.kinds(), rate, seed) as process:
         yield run

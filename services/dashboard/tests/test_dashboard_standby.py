@@ -108,7 +108,7 @@ async def test_another_database_in_the_old_one_s_place_makes_the_positions_worth
 def test_positions_are_bounded() -> None:
     pair = Pair()
     pair.standby._written.extend(Position(float(n), n) for n in range(10_000))
-    assert len(pair.standby._written) == 3600
+    assert len(pair.standby._written) == 7200
 
 
 async def test_a_dead_standby_is_known_before_it_is_needed() -> None:

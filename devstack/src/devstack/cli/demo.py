@@ -44,9 +44,10 @@ def demo(
 async def _run(chosen: list[Scenario], folder: str) -> list[Result]:
     from devstack.demo.tour import tour
     from devstack.stack import Stack
+    from devstack.topology import Topology
 
     say("starting a platform for the tour")
-    async with Stack(folder, port_base=None, say=say) as stack:
+    async with Stack(folder, Topology(standby=True), port_base=None, say=say) as stack:
         say(f"watch it at {stack.url('dashboard')}/")
         return await tour(stack, chosen, say)
 

@@ -93,8 +93,8 @@ class Copies(Protocol):
         """The steps of a ladder that serve a copy: from Redis, then from this process's memory."""
         ...
 
-    def local(self, user_id: str) -> tuple[User, float] | None:
-        """The copy in this process's memory, and the unix time it was read from the database."""
+    async def newest(self, user_id: str) -> User | None:
+        """The newer of the two copies, as far as can be found out at once; never raises."""
         ...
 
     def login(self, email: str) -> tuple[Rung[tuple[Credentials, User] | None], Rung[tuple[Credentials, User] | None]]:

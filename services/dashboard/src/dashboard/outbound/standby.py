@@ -1,6 +1,6 @@
 """Reading from PostgreSQL's streaming standby (row D6, dashboard.standby), and how old what it says is.
 
-The age is stated from the replication position. While the database lives, its write-ahead log's position is noted once
+The age is stated from the replication position. While the database lives, its write-ahead log's position is noted twice
 a second; the standby, which has replayed up to some position, holds everything up to the newest noted moment that is
 not beyond it, and everything committed up to the last commit it has replayed.
 """
@@ -21,8 +21,8 @@ from service_kit import logs
 T = TypeVar("T")
 log = logs.get_logger("standby")
 
-WATCH_SECONDS = 1.0
-REMEMBERED = 3600
+WATCH_SECONDS = 0.5
+REMEMBERED = 7200
 """Noted positions: a standby that is further behind is as old as its last replayed commit."""
 
 _WRITTEN = "SELECT pg_current_wal_lsn() - '0/0'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -207,10 +208,10 @@ class Accounts:
         return user
 
     async def _newest(self, replica: Users, user_id: str) -> User:
-        """The standby's row, unless this process has seen a change that did not reach the standby."""
-        user = await replica.get(user_id)
-        copy = self._copies.local(user_id)
-        return copy[0] if copy and copy[0].revision > user.revision else user
+        """The standby's row, unless a copy shows a change that has not reached the standby: a queued write, say, that
+        another instance has applied, while this one has not found the database yet."""
+        user, copy = await asyncio.gather(replica.get(user_id), self._copies.newest(user_id))
+        return copy if copy and copy.revision > user.revision else user
 
     async def page(self, limit: int, cursor: str | None) -> Served[Page[User]]:
         """All accounts, for administrators; never from copies. Raises CursorInvalid."""

@@ -22,7 +22,7 @@ from service_kit import event_stream
 from service_kit.event_stream import DomainEvent, EventConsumer, EventPublisher
 from service_kit.runtime import QueueView, ServiceRuntime
 
-WATCH_SECONDS = 1.0
+WATCH_SECONDS = 0.5
 PREFIX = "auralink."
 SOURCE = "auralink/dashboard"
 _FOR_EVERYBODY = frozenset({"circuit", "mode", "queue"})
