@@ -19,7 +19,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test compose-test check check-style check-types check-imports check-proto check-docs check-isolated demo bench bench-resilience simulate mutate cover soak docs fmt proto python
+.PHONY: help setup up down test compose-test check check-style check-types check-imports check-proto check-docs check-isolated demo bench bench-resilience simulate mutate cover soak audit docs fmt proto python
 
 help: ## Show this list
 	@echo "AuraLink: services that keep working while the things they depend on die."
@@ -93,6 +93,9 @@ cover: $(STAMP) ## Branch coverage of the library by its own tests (those of thr
 
 soak: $(STAMP) ## Break the platform at random for MINUTES=10 and hold what callers saw against the matrix (SEED=7)
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+audit: $(STAMP) ## Look the locked dependencies up in the advisory database (needs the network)
+	$(UV) audit --frozen $(ARGS)
 
 docs: $(STAMP) ## Write the documents that are made from code
 	$(BIN)/python tools/gen_docs.py

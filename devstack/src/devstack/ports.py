@@ -78,8 +78,7 @@ class Ports:
         if name in self._held:
             return self.known[name]
         known = self.known.get(name)
-        # Another stack may hold it in reserve for a component that is dead at the moment.
-        if known is not None and known in FREE_RANGE and is_free(known, reuse=False):
+        if known is not None and known in FREE_RANGE and is_free(known):
             return self._hold(name, known)
         return self._hold(name, self._pick())
 
