@@ -14,10 +14,11 @@ import pytest_asyncio
 
 import dashboard
 from dashboard.degradation import POSTGRES, STANDBY
-from dashboard.model import UserUnknown
+from dashboard.model import User, UserUnknown
 from dashboard.outbound.postgres import Database, classify
 from dashboard.outbound.standby import Position, Standby
 from dashboard.outbound.users import PostgresUsers
+from dashboard.usecases.accounts import Accounts
 from dashboard.usecases.reads import Reads
 from devstack.stack import Stack
 from devstack.topology import Topology
@@ -189,3 +190,51 @@ async def test_reads_go_to_the_standby_while_the_database_is_dead(stack: Stack) 
         await asyncio.wait([watching])
         await primary.close()
         await replica.close()
+
+
+class OneUser:
+    """Rows that hold one user, or copies that do."""
+
+    def __init__(self, user: User) -> None:
+        self.user = user
+
+    async def get(self, _: str) -> User:
+        return self.user
+
+    async def newest(self, _: str) -> User:
+        return self.user
+
+    def rungs(self, _: str) -> tuple[()]:
+        return ()
+
+
+class Straight:
+    """A standby that is there."""
+
+    def rung(self, read: Any) -> Rung[Any]:
+        return Rung("postgres-standby", lambda _: read())
+
+
+class NothingWaits:
+    async def pending(self, _: str) -> list[Operation]:
+        return []
+
+
+@pytest.mark.parametrize(("row", "copy", "shown"), [(1, 2, "copy"), (2, 1, "row"), (2, 2, "row")])
+async def test_a_change_that_has_not_reached_the_standby_is_still_shown(row: int, copy: int, shown: str) -> None:
+    """A queued write that another instance has just applied must not disappear from its author's eyes."""
+
+    def user(name: str, revision: int) -> User:
+        return User("anna", "a@example.org", name, "user", 0.0, 0.0, revision)
+
+    policy = RowPolicy(POSTGRES)
+    policy.breaker.force_open()
+    replica: Any = OneUser(user("row", row))
+    copies: Any = OneUser(user("copy", copy))
+    standby: Any = Straight()
+    anything: Any = NothingWaits()
+    reads: Reads[Any] = Reads(policy, replica, standby, replica)
+    accounts = Accounts(anything, reads, copies, policy, anything, anything, key_secret=b"k")
+    served = await accounts.read("anna", "anna")
+    assert served.value.display_name == shown
+    assert served.degraded
