@@ -147,3 +147,34 @@ async def test_a_full_journal_of_one_outage_keeps_every_promise(platform: Platfo
     outage = Outage(start, noticed, noticed, over)
     violations = check(events, before, await platform.database(), [outage])
     assert not violations, report(violations)
+
+
+async def test_with_the_database_back_before_the_queue_accepted_writes_are_still_shown(
+    platform: Platform, accounts: list[Account]
+) -> None:
+    """They wait where nobody can ask: every instance shows them as it last saw them, and denies none of them."""
+    account, name = accounts[0], "accepted, and not forgotten"
+    await warm(platform, [account])
+    await platform.stack.kill("postgres")
+    await platform.in_state("postgres", "open")
+    queued = await platform.rename(account, name)
+    assert queued.body["queued"] is True
+
+    async def seen_by_the_watch() -> bool:
+        health = (await platform.call("GET", "/health/detailed", at="dashboard-2")).body
+        return bool(health["queues"]["dashboard"]["depth"] == 1)
+
+    await eventually(seen_by_the_watch, "the other instance has looked at the queue")
+    await platform.stack.kill("redis")
+    await platform.stack.heal("postgres")
+    await platform.in_state("postgres", "closed")
+    for instance in platform.dashboards:
+        answer = await platform.profile(account, instance)
+        assert (answer.status, answer.body["display_name"], answer.body["pending"]) == (200, name, True), answer
+        told = await platform.call("GET", queued.body["status_url"], account, at=instance)
+        assert told.status == 503, told
+        assert int(told.headers["retry-after"]) >= 1
+    await platform.stack.heal("redis")
+    await platform.drained()
+    answer = await platform.profile(account)
+    assert (answer.body["display_name"], answer.body.get("pending")) == (name, None)

@@ -43,7 +43,7 @@ from resilience.queue import (
     walk_pause,
 )
 from resilience.row_policy import RowPolicy
-from resilience.writer import Accepted, DurableWriter, WriteRefused, Written
+from resilience.writer import Accepted, DurableWriter, Mirror, WriteRefused, Written
 
 texts = st.text(min_size=1, max_size=8)
 operations = st.builds(
@@ -553,12 +553,42 @@ async def test_behind_an_older_write_but_the_queue_does_not_take_it(error: Excep
 async def test_pending_writes_are_looked_up_only_when_there_may_be_some() -> None:
     world = Writing()
     world.store.broken["waiting"] = LookupError("asked")
-    assert await world.writer.pending("e") == []
+    assert list(await world.writer.pending("e")) == []
     await world.write(ConnectionResetError())
     del world.store.broken["waiting"]
     assert [one.id for one in await world.writer.pending("e")] == ["o1"]
     world.store.broken["waiting"] = QueueUnavailable("away")
-    assert await world.writer.pending("e") == []
+    assert [one.id for one in await world.writer.pending("e")] == ["o1"]
+    assert not (await world.writer.pending("e")).certain
+    assert list(await world.writer.pending("another")) == []
+
+
+async def test_a_queue_that_cannot_be_asked_is_remembered_as_it_was_last_seen() -> None:
+    """Also what other instances queued; until the queue was seen empty."""
+    world = Writing()
+    world.policy.breaker.force_open()
+    world.store.entries = [entry(0), entry(1)]
+    watch = asyncio.create_task(world.writer.watch())
+    await world.clock.advance(0.5)
+    world.store.entries.append(entry(2))
+    await world.clock.advance(1.0)
+    world.store.broken["waiting"] = QueueUnavailable("away")
+    seen = await world.writer.pending("e")
+    assert [one.id for one in seen] == ["o0", "o1", "o2"]
+    assert not seen.certain
+    world.store.entries.clear()
+    await world.clock.advance(1.0)
+    assert list(await world.writer.pending("e")) == []
+    watch.cancel()
+    await asyncio.gather(watch, return_exceptions=True)
+
+
+def test_what_is_remembered_of_the_queue_is_bounded() -> None:
+    mirror = Mirror()
+    for number in range(Mirror.LIMIT + 10):
+        mirror.add(Operation(str(number), "kind", "e", "owner", {}))
+        mirror.add(Operation("0", "kind", "e", "owner", {}))
+    assert len(mirror.of("e")) == Mirror.LIMIT
 
 
 async def test_the_watch_has_waiting_writes_drained_while_the_circuit_is_closed() -> None:

@@ -8,7 +8,7 @@ applied in the order in which they were accepted.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -61,6 +61,53 @@ class WriteRefused(ResilienceError):
         self.queued = queued
 
 
+class Pending(tuple[Operation, ...]):
+    """Accepted writes of an entity, in order. Not ``certain``: as last seen, for the queue cannot be asked now; those
+    that the target has applied meanwhile are still among them, and the target's own times tell which."""
+
+    certain: bool = True
+
+
+class Mirror:
+    """What waits in the queue, as last seen: for the time in which it cannot be asked. Bounded; the first stay."""
+
+    LIMIT = 2_000
+    BATCH = 500
+
+    def __init__(self) -> None:
+        self._by_entity: dict[str, dict[str, Operation]] = {}
+        self._size = 0
+        self._position = ""
+
+    def add(self, operation: Operation) -> None:
+        """One that waits; again and again if need be."""
+        known = self._by_entity.setdefault(operation.entity, {})
+        if operation.id not in known and self._size < self.LIMIT:
+            known[operation.id] = operation
+            self._size += 1
+
+    def of(self, entity: str) -> Pending:
+        """What is known of the entity's waiting writes."""
+        found = Pending(sorted(self._by_entity.get(entity, {}).values(), key=lambda one: one.accepted_at))
+        found.certain = False
+        return found
+
+    async def look(self, store: QueueStore, depth: int) -> None:
+        """Reads what has come since the last look. Raises QueueUnavailable."""
+        if not depth:
+            self._by_entity.clear()
+            self._size, self._position = 0, ""
+            return
+        more = True
+        while more and self._size < self.LIMIT:
+            entries, _ = await store.read(self.BATCH, self._position)
+            for entry in entries:
+                self._position = entry.position
+                if entry.operation is not None:
+                    self.add(entry.operation)
+            more = len(entries) == self.BATCH
+
+
 _UNSETTLED = (OperationStatus.QUEUED, OperationStatus.APPLYING)
 
 
@@ -88,6 +135,7 @@ class DurableWriter:
         self._settle_wait = settle_wait
         self._clock = clock
         self._depth = 0
+        self._mirror = Mirror()
 
     async def write(
         self, operation: Operation, direct: Callable[[bool], Awaitable[T]]
@@ -147,6 +195,8 @@ class DurableWriter:
     async def _enqueue(self, operation: Operation) -> Accepted:
         record = await self._store.append(operation)
         self._depth = max(1, self._depth)
+        if record.status in _UNSETTLED:
+            self._mirror.add(record.operation or operation)
         return Accepted(record)
 
     async def _behind(self, operation: Operation) -> Served[Accepted]:
@@ -170,17 +220,18 @@ class DurableWriter:
                 record = await self._store.record(operation_id) or record
         return record
 
-    async def pending(self, entity: str) -> Sequence[Operation]:
-        """The entity's accepted writes that are not applied yet; empty when the queue cannot be asked.
+    async def pending(self, entity: str) -> Pending:
+        """The entity's accepted writes that are not applied yet; as last seen when the queue cannot be asked.
 
         While the target works the queue is asked only if it was seen to hold something in the last second; otherwise
         another instance may have queued a write a moment ago.
         """
         if not self._depth and self._policy.breaker.state is CircuitState.CLOSED:
-            return []
-        with contextlib.suppress(QueueUnavailable):
-            return await self._store.waiting(entity)
-        return []
+            return Pending()
+        try:
+            return Pending(await self._store.waiting(entity))
+        except QueueUnavailable:
+            return self._mirror.of(entity)
 
     async def watch(self, interval: float = 1.0) -> None:
         """Has waiting writes drained, also those that other instances accepted; runs until cancelled."""
@@ -188,6 +239,7 @@ class DurableWriter:
             with contextlib.suppress(QueueUnavailable):
                 stats: QueueStats = await self._store.stats()
                 self._depth = stats.depth
+                await self._mirror.look(self._store, stats.depth)
                 if stats.depth and self._policy.breaker.state is CircuitState.CLOSED:
                     self._drainer.kick()
             await self._clock.sleep(interval)

@@ -6,8 +6,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from dashboard import model
+from dashboard.degradation import REDIS
 from dashboard.ports import Sessions
-from resilience import BulkheadFull, CallTimeout, CircuitBreakerOpen, RowPolicy, Served, WriteRefused
+from resilience import (
+    BulkheadFull,
+    CallTimeout,
+    CircuitBreakerOpen,
+    QueueUnavailable,
+    RowPolicy,
+    Served,
+    WriteRefused,
+)
 from service_kit import context
 from service_kit.errors import (
     Conflict,
@@ -67,6 +76,8 @@ class Outcome:
             raise _refusal(error) from error
         except WriteRefused as error:
             raise self._refused(error) from error
+        except QueueUnavailable as error:
+            raise self._unasked() from error
         except _NOT_OWN_ROW as error:
             raise translate(error, self._policies.get(error.name, self._database)) from error
         except Exception as error:
@@ -82,6 +93,12 @@ class Outcome:
             return work()
         except model.DomainError as error:
             raise _refusal(error) from error
+
+    def _unasked(self) -> ServiceError:
+        redis = self._policies[REDIS.id]
+        wait = redis.breaker.retry_after() or REDIS.probe_interval
+        text = "It cannot be told at the moment what became of this change; ask again later."
+        return DependencyUnavailable(text, retry_after=wait, row=REDIS.id, circuit=redis.breaker.state.header)
 
     def _refused(self, error: WriteRefused) -> ServiceError:
         kind: type[ServiceError] = DependencyUnavailable

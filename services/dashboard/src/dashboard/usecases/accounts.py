@@ -193,7 +193,8 @@ class Accounts:
         # Asked before the account is read: a write that is applied in between shows in one of the two, or in both.
         waiting = await self._writer.pending(user_entity(user_id))
         served = await self._account(user_id)
-        return _with_pending(served, [operation for operation in waiting if operation.owner == caller])
+        own = [one for one in waiting if one.owner == caller and (waiting.certain or _not_in(served.value, one))]
+        return _with_pending(served, own)
 
     async def _account(self, user_id: str) -> Served[User]:
         return await self._reads.serve(
@@ -221,6 +222,11 @@ class Accounts:
 def _own(user_id: str, caller: str) -> None:
     if user_id != caller:
         raise NotAllowed
+
+
+def _not_in(user: User, operation: Operation) -> bool:
+    """Whether an accepted write, which may be applied by now, is not in the account yet: by the times of both."""
+    return operation.accepted_at > user.updated_at
 
 
 def _with_pending(served: Served[User], own: Sequence[Operation]) -> Served[User]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 from dashboard.model import OperationUnknown
@@ -19,7 +18,7 @@ class Operations:
         self._policy = policy
 
     async def status(self, operation_id: str, caller: str | None) -> Served[OperationRecord]:
-        """Raises OperationUnknown when there is none, or it is somebody else's.
+        """Raises OperationUnknown when there is none, or it is somebody else's; QueueUnavailable when nobody can tell.
 
         An operation without an owner (a registration) is shown to whoever knows its id.
         """
@@ -30,9 +29,16 @@ class Operations:
         return Served(record)
 
     async def _find(self, operation_id: str) -> OperationRecord | None:
-        with contextlib.suppress(QueueUnavailable):
-            for queue in self._queues:
+        unasked: QueueUnavailable | None = None
+        for queue in self._queues:
+            try:
                 record = await queue.record(operation_id)
-                if record and record.operation:
-                    return record
-        return await self._policy.call(lambda: self._users.operation(operation_id))
+            except QueueUnavailable as error:
+                unasked = error
+                break
+            if record and record.operation:
+                return record
+        settled = await self._policy.call(lambda: self._users.operation(operation_id))
+        if settled is None and unasked is not None:  # it may well wait there: to deny it would be a lie
+            raise unasked
+        return settled

@@ -1,0 +1,54 @@
+"""What became of a write, also when not everybody who could know it can be asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dashboard.degradation import POSTGRES
+from dashboard.model import OperationUnknown
+from dashboard.usecases.operations import Operations
+from resilience import Operation, OperationRecord, OperationStatus, QueueUnavailable, RowPolicy
+
+RECORD = OperationRecord(Operation("o", "user.update", "user:a", "anna", {}), OperationStatus.APPLIED)
+
+
+class Known:
+    """A queue, or a table of settled operations: an error, a record, or nothing."""
+
+    def __init__(self, found: Exception | OperationRecord | None) -> None:
+        self.found = found
+
+    async def record(self, _: str) -> OperationRecord | None:
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+    operation = record
+
+
+def operations(queue: Any, table: Any) -> Operations:
+    known: list[Any] = [Known(queue)]
+    users: Any = Known(table)
+    return Operations(known, users, RowPolicy(POSTGRES))
+
+
+async def test_the_queue_or_the_database_knows() -> None:
+    for queue, table in ((RECORD, None), (None, RECORD), (QueueUnavailable("away"), RECORD)):
+        assert (await operations(queue, table).status("o", "anna")).value is RECORD
+
+
+async def test_what_both_do_not_know_there_is_not() -> None:
+    with pytest.raises(OperationUnknown):
+        await operations(None, None).status("o", "anna")
+
+
+async def test_what_may_wait_in_a_queue_that_cannot_be_asked_is_not_denied() -> None:
+    with pytest.raises(QueueUnavailable):
+        await operations(QueueUnavailable("away"), None).status("o", "anna")
+
+
+async def test_another_s_operation_is_not_shown() -> None:
+    with pytest.raises(OperationUnknown):
+        await operations(RECORD, None).status("o", "ben")
