@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tests.harness.history import Event, Outcome, Write, writes_of
 from tests.harness.labels import mislabelled
-from tests.harness.routes import ROUTES, SHOWS_AFTER
+from tests.harness.routes import REDIS, ROUTES, SHOWS_AFTER
 
 DEADLINE = 2.0  # s, REQUEST_TIMEOUT's default
 TRANSPORT = 0.4  # s for the way there and back on a busy machine of two cores, the fault proxy included
@@ -78,7 +78,7 @@ def check(events: Sequence[Event], before: Database, after: Database, outages: S
         *served(events, outages),
         *in_time(events),
         *labelled(events, outages),
-        *read_your_writes(events),
+        *read_your_writes(events, outages),
         *applied_once(events, before, after),
         *in_order(events, before, after),
         *made_once(events, after),
@@ -136,19 +136,23 @@ def labelled(events: Iterable[Event], outages: Sequence[Outage]) -> Iterator[Vio
             yield Violation("labelled", problem, event)
 
 
-def read_your_writes(events: Sequence[Event]) -> Iterator[Violation]:
-    """A read shows the user's last accepted write, or a later one; a stale copy at least the last queued one."""
+def read_your_writes(events: Sequence[Event], outages: Sequence[Outage] = ()) -> Iterator[Violation]:
+    """A read shows the user's last accepted write, or a later one; a stale copy at least the last queued one.
+
+    Instances hear of each other's queued writes from Redis: one that was cut off from it before it could hear of a
+    write is not blamed before Redis is back (row D2: per instance).
+    """
     by_user: dict[str, list[Write]] = {}
     for write in writes_of(events):
         by_user.setdefault(write.user, []).append(write)
     for event in events:
         if event.kind in ("read", "me") and event.status == 200:
-            possible = _visible(event, by_user.get(event.user, []))
+            possible = _visible(event, by_user.get(event.user, []), outages)
             if possible and event.name not in possible:
                 yield Violation("read your writes", f"expected one of {possible}", event)
 
 
-def _visible(read: Event, writes: Sequence[Write]) -> list[str]:
+def _visible(read: Event, writes: Sequence[Write], outages: Sequence[Outage]) -> list[str]:
     """Names that the read may show; empty when anything is right."""
     stale = bool(read.body.get("stale"))
     settled = [
@@ -156,11 +160,20 @@ def _visible(read: Event, writes: Sequence[Write]) -> list[str]:
         for index, write in enumerate(writes)
         if write.outcome is Outcome.OK
         and (write.queued or not stale)
-        and write.end + (ELSEWHERE if write.queued and write.instance != read.instance else 0.0) < read.start
+        and _known(write, read.instance, outages) < read.start
     ]
     if not settled:
         return []
     return [write.name for write in writes[settled[-1] :] if write.start < read.end]
+
+
+def _known(write: Write, instance: str, outages: Sequence[Outage]) -> float:
+    """From when on an instance must show an accepted write."""
+    if not write.queued or write.instance == instance:
+        return write.end
+    heard = write.end + ELSEWHERE
+    deaf = [one.over for one in outages if one.component == REDIS and one.start < heard and write.end < one.over]
+    return max(heard, *deaf) if deaf else heard
 
 
 def applied_once(events: Sequence[Event], before: Database, after: Database) -> Iterator[Violation]:

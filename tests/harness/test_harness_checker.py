@@ -170,3 +170,16 @@ def test_another_instance_may_show_a_queued_write_a_little_later() -> None:
     elsewhere = replace(stale(17.0, "one"), instance="b")
     assert rules([*GOOD, elsewhere]) == set()
     assert rules([*GOOD, replace(elsewhere, start=18.0, end=18.1)]) == {"read your writes"}
+
+
+def test_an_instance_that_was_cut_off_before_it_could_hear_is_not_blamed_until_redis_is_back() -> None:
+    deaf = Outage(start=16.5, noticed=17.0, healing=19.0, over=20.0, component="redis")
+    elsewhere = replace(stale(18.0, "one"), instance="b")
+    late = replace(elsewhere, start=21.0, end=21.1)
+    for read, expected in (
+        (elsewhere, set()),
+        (late, {"read your writes"}),
+        (stale(18.0, "one"), {"read your writes"}),
+    ):
+        found = {one.rule for one in check([*GOOD, read], BEFORE, AFTER, [OUTAGE, deaf])}
+        assert found == expected, read

@@ -160,3 +160,4 @@ async def test_without_the_queue_a_direct_write_is_not_undone_by_an_older_one(wo
     world.queue_is_away = False
     await world.drainer.drain()
     assert await world.name(user_id) == "newer, direct"
+    assert (await world.users.get(user_id)).revision == 3, "both count"

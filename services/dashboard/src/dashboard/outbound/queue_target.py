@@ -41,6 +41,8 @@ _UPDATE = f"""UPDATE users u SET display_name = coalesce(n.display_name, u.displ
     WHERE u.id = n.id AND $5::text[] IS NOT NULL
         AND (u.unordered_at IS NULL OR u.unordered_at < to_timestamp(n.accepted_at))
     RETURNING {COLUMNS}"""  # noqa: S608
+# A change that a later one, made while the queue could not be asked, has overtaken: it counts, and shows no more.
+_COUNT = f"UPDATE users u SET revision = u.revision + 1 WHERE u.id = $1::uuid RETURNING {COLUMNS}"  # noqa: S608
 _DELETE = "DELETE FROM users WHERE id = any($1::uuid[])"
 _EXISTING = f"SELECT {COLUMNS} FROM users u WHERE u.id = any($1::uuid[])"  # noqa: S608
 
@@ -147,6 +149,9 @@ class _Session:
             elif user_id in overtaken and len(run) > 1:  # perhaps not all of them: one by one
                 for operation in run:
                     results += await self._update([[operation]])
+            elif user_id in overtaken:
+                counted = await self._connection.fetchrow(_COUNT, user_id)
+                results.append(Result(run[0], Fate.APPLIED, value=user_of(counted)))
             else:
                 user = user_of(row)
                 results += [Result(operation, Fate.APPLIED, value=user) for operation in run]
