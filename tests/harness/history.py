@@ -53,6 +53,8 @@ class Event:
     def outcome(self) -> Outcome:
         """Of a write; anything that is neither acceptance nor refusal is unknown."""
         queued = self.body.get("queued")
+        if "It is not known" in str(self.body.get("message")):
+            return Outcome.UNKNOWN
         if self.status in (200, 201, 202) or (self.status == 503 and queued is True):
             return Outcome.OK
         if self.status is not None and (self.status < 500 or (self.status == 503 and queued is False)):

@@ -193,7 +193,9 @@ class Accounts:
         # Asked before the account is read: a write that is applied in between shows in one of the two, or in both.
         waiting = await self._writer.pending(user_entity(user_id))
         served = await self._account(user_id)
-        own = [one for one in waiting if one.owner == caller and (waiting.certain or _not_in(served.value, one))]
+        own = [one for one in waiting if one.owner == caller]
+        if not (waiting.certain and served.degraded):
+            own = [one for one in own if _is_newer(one, served.value)]
         return _with_pending(served, own)
 
     async def _account(self, user_id: str) -> Served[User]:
@@ -224,8 +226,8 @@ def _own(user_id: str, caller: str) -> None:
         raise NotAllowed
 
 
-def _not_in(user: User, operation: Operation) -> bool:
-    """Whether an accepted write, which may be applied by now, is not in the account yet: by the times of both."""
+def _is_newer(operation: Operation, user: User) -> bool:
+    """Whether an accepted write came after what the account shows: an older one is in it by now, or overtaken."""
     return operation.accepted_at > user.updated_at
 
 
