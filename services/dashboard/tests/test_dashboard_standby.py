@@ -23,6 +23,7 @@ from dashboard.usecases.reads import Reads
 from devstack.stack import Stack
 from devstack.topology import Topology
 from resilience import SYSTEM_CLOCK, CircuitBreaker, CircuitBreakerOpen, FakeClock, Operation, RowPolicy, Rung
+from resilience.writer import Pending
 from service_kit.migrations import upgrade
 from tests.harness.platform import eventually
 
@@ -216,8 +217,8 @@ class Straight:
 
 
 class NothingWaits:
-    async def pending(self, _: str) -> list[Operation]:
-        return []
+    async def pending(self, _: str) -> Pending:
+        return Pending()
 
 
 @pytest.mark.parametrize(("row", "copy", "shown"), [(1, 2, "copy"), (2, 1, "row"), (2, 2, "row")])
