@@ -121,6 +121,6 @@ async def test_no_accepted_write_was_lost_or_doubled(whole: Whole) -> None:
         *checker.in_order(whole.events, whole.before, whole.after),
         *checker.made_once(whole.events, whole.after),
         *checker.no_dead_letters(whole.after),
-        *checker.read_your_writes(whole.events),
+        *checker.read_your_writes(whole.events, whole.outages),
     ]
     assert not violations, report(violations)

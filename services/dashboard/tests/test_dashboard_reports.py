@@ -321,7 +321,7 @@ async def test_a_users_reports_are_bounded_and_unfinished_ones_go_last(instance:
     one.activity.hold()
     unfinished = await one.generate()
     one.activity.waits_from = None
-    done = [await one.generate() for _ in range(4)]
+    done = [await one.ended(await one.generate()) for _ in range(4)]
     rows = {row[0] for row in await database.fetch("SELECT id FROM reports")}
     assert rows == {unfinished.id, done[-2].id, done[-1].id}
     one.activity.gate.set()

@@ -21,6 +21,7 @@ class Kafka(Component):
     client leaves the address it was configured with for the one it is told."""
 
     name = "kafka"
+    stop_limit = 10.0  # broker, then store
 
     def __init__(self, port: int, advertised: int, data: Path, record: Path) -> None:
         self.port = port

@@ -78,6 +78,8 @@ class Mirror:
         self._by_entity: dict[str, dict[str, Operation]] = {}
         self._size = 0
         self._position = ""
+        self.added = 0
+        """How many have been added so far."""
 
     def add(self, operation: Operation) -> None:
         """One that waits; again and again if need be."""
@@ -85,6 +87,7 @@ class Mirror:
         if operation.id not in known and self._size < self.LIMIT:
             known[operation.id] = operation
             self._size += 1
+            self.added += 1
 
     def of(self, entity: str) -> Pending:
         """What is known of the entity's waiting writes."""
@@ -92,11 +95,13 @@ class Mirror:
         found.certain = False
         return found
 
-    async def look(self, store: QueueStore, depth: int) -> None:
-        """Reads what has come since the last look. Raises QueueUnavailable."""
+    async def look(self, store: QueueStore, depth: int, added: int) -> None:
+        """Reads what has come since the last look. ``depth`` is how many wait, ``added`` was read before they were
+        counted. Raises QueueUnavailable."""
         if not depth:
-            self._by_entity.clear()
-            self._size, self._position = 0, ""
+            if added == self.added:  # or one was accepted after the store had counted
+                self._by_entity.clear()
+                self._size, self._position = 0, ""
             return
         more = True
         while more and self._size < self.LIMIT:
@@ -237,9 +242,10 @@ class DurableWriter:
         """Has waiting writes drained, also those that other instances accepted; runs until cancelled."""
         while True:
             with contextlib.suppress(QueueUnavailable):
+                added = self._mirror.added
                 stats: QueueStats = await self._store.stats()
                 self._depth = stats.depth
-                await self._mirror.look(self._store, stats.depth)
+                await self._mirror.look(self._store, stats.depth, added)
                 if stats.depth and self._policy.breaker.state is CircuitState.CLOSED:
                     self._drainer.kick()
             await self._clock.sleep(interval)
