@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LEAST_NICE, MOST_NICE = 0, 10
+LEAST_NICE, MOST_NICE = 0, 3
 FAILED = 1
 
 

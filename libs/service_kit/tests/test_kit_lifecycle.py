@@ -32,11 +32,11 @@ async def test_sigterm_drains(start: Callable[..., Any]) -> None:
     base = f"http://127.0.0.1:{process.http}"
     async with aiohttp.ClientSession() as session:
         await ready(session, base)
-        slow = asyncio.create_task(get(session, f"{base}/api/v1/slow?seconds=1"))
+        slow = asyncio.create_task(get(session, f"{base}/api/v1/slow?seconds=3"))
         stream = asyncio.create_task(get(session, f"{base}/api/v1/events"))
         await get(session, f"{base}/api/v1/hello")
         process.terminate()
-        async with asyncio.timeout(0.8):
+        async with asyncio.timeout(2.5):
             while (await get(session, f"{base}/health/ready"))[0] != 503:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.01)
         assert (await get(session, f"{base}/health/live"))[0] == 200

@@ -234,9 +234,13 @@ class DurableWriter:
         if not self._depth and self._policy.breaker.state is CircuitState.CLOSED:
             return Pending()
         try:
-            return Pending(await self._store.waiting(entity))
+            found = Pending(await self._store.waiting(entity))
         except QueueUnavailable:
             return self._mirror.of(entity)
+        for operation in found:
+            self._depth = max(1, self._depth)
+            self._mirror.add(operation)
+        return found
 
     async def watch(self, interval: float = 1.0) -> None:
         """Has waiting writes drained, also those that other instances accepted; runs until cancelled."""
