@@ -24,6 +24,7 @@ from dashboard.model import (
     WriteFailed,
 )
 from dashboard.ports import Announce, Copies, Hasher, Users, silent
+from dashboard.usecases.creations import made_id
 from dashboard.usecases.reads import Reads
 from resilience import (
     Accepted,
@@ -114,7 +115,7 @@ class Accounts:
         The owner of the operation is nobody: whoever registered has no token yet and is known by the operation's id.
         """
         operation_id = self._operation_id(_email_entity(email), key)
-        user_id = str(uuid.UUID(hashlib.sha256(operation_id.encode()).hexdigest()[:32], version=4))
+        user_id = made_id(operation_id)
         fingerprint = _fingerprint("user.create", email, {"display_name": display_name}) if key is not None else ""
         password_hash = await self._hasher.hash(password)
         payload = {"id": user_id, "email": email, "display_name": display_name, "password_hash": password_hash}

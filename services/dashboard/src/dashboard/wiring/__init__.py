@@ -31,6 +31,7 @@ from dashboard.outbound.users import PostgresUsers
 from dashboard.ports import Users
 from dashboard.settings import Settings
 from dashboard.usecases.accounts import Accounts, announce_write
+from dashboard.usecases.failures import is_answer
 from dashboard.usecases.logins import Logins
 from dashboard.usecases.operations import Operations
 from dashboard.usecases.reads import Reads
@@ -40,7 +41,7 @@ from dashboard.wiring.postgres import PostgresPart
 from dashboard.wiring.redis import RedisPart, end_sessions_of_deleted
 from dashboard.wiring.stream import StreamPart
 from dashboard.wiring.webrtc import WebrtcPart
-from resilience import BulkheadFull, CallTimeout, CircuitBreakerOpen, Priority
+from resilience import Priority
 from service_kit.http import create_app
 from service_kit.rpc_server import create_server
 from service_kit.runtime import ServiceRuntime
@@ -110,7 +111,12 @@ async def build(settings: Settings) -> Service:
         optional_parts=lambda: EFFECTS[runtime.mode].optional_parts,
     )
     webrtc.rooms.announce, webrtc.rooms.joined = stream.announce, home.demand.joined
-    stream.consume("calls", webrtc.call_events.handle, group="dashboard-calls", waits_for=_database_away)
+    stream.consume(
+        "calls",
+        webrtc.call_events.handle,
+        group="dashboard-calls",
+        waits_for=lambda error: not is_answer(database.policy, error),
+    )
     operations = Operations((redis.queue, ai_core.queue), database.users, database.policy)
     routers = [  # matched in this order: the busiest first
         users.create_router(accounts, operations, sessions, outcome, doorman),
@@ -130,10 +136,6 @@ async def build(settings: Settings) -> Service:
         runtime, lambda server: dashboard_pb2_grpc.add_UserServiceServicer_to_server(service, server)
     )
     return Service(runtime, app, server)
-
-
-def _database_away(error: Exception) -> bool:
-    return isinstance(error, (CircuitBreakerOpen, CallTimeout, BulkheadFull)) or is_outage(error)
 
 
 def _issue(secret: str) -> Any:
