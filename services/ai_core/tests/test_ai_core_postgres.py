@@ -14,7 +14,7 @@ from ai_core.model import Agent, AgentUnknown, Cursor, KeyReused, TooManyAgents,
 from ai_core.outbound.engine import create_engine
 from ai_core.outbound.postgres import PostgresAgents
 from ai_core.ports import StoreUnavailable
-from ai_core.wiring import MIGRATIONS
+from ai_core.wiring.postgres import MIGRATIONS
 from devstack import Stack, Topology
 from service_kit.migrations import upgrade
 

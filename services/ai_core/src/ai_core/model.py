@@ -196,6 +196,10 @@ class RequestRefused(DomainError):
     """The provider refused the request itself: it would be refused again. The text is safe to show."""
 
 
+class TooLong(RequestRefused):
+    """The request is too long for this model; one with a larger window might take it."""
+
+
 class Listed(Protocol):
     """What a list is ordered by."""
 

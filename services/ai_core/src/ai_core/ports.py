@@ -1,8 +1,10 @@
 """What AI Core needs from outside, as interfaces, each kept by one module of ``outbound``; and how those may fail."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from ai_core import query
 from ai_core.model import Agent, Completion, Cursor, Match, Memory, Turn
 
 
@@ -103,4 +105,53 @@ class ChatProvider(Protocol):
 
     async def complete(self, model: str, turns: Sequence[Turn]) -> Completion:
         """The model's answer. Raises ProviderFailed, ProviderBusy, ModelUnknown, RequestRefused."""
+        ...
+
+
+class ModelProvider(Protocol):
+    """A provider of language models.
+
+    No method retries, none raises a driver's own error; limits of time are the caller's, except for connecting.
+    """
+
+    @property
+    def name(self) -> str:
+        """The provider's name in the chain, for example "openai"."""
+        ...
+
+    async def complete(self, model: str, asked: query.Query) -> query.Completion:
+        """The model's whole answer. An answer of 200 without a useful choice is a failure.
+
+        Raises ProviderFailed, ProviderBusy, ModelUnknown, RequestRefused, TooLong.
+        """
+        ...
+
+    def stream(
+        self, model: str, asked: query.Query
+    ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[query.Chunk]]]:
+        """The model's answer as it comes: per read of the network the chunks in it, in order.
+
+        The iterator ends only after a finish reason has been seen; a stream that is cut, or carries an error, or is no
+        stream at all, raises ProviderFailed. Entering sends the request and reads the status. Raises as ``complete``.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Raises ProviderFailed unless the provider answers an endpoint that costs nothing."""
+        ...
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        ...
+
+
+class Answers(Protocol):
+    """Kept answers, by everything that shapes them; also while their store is away."""
+
+    async def get(self, asked: query.Query) -> query.Completion | None:
+        """The kept answer to exactly this query of this tenant, with ``as_of``."""
+        ...
+
+    def keep(self, asked: query.Query, completion: query.Completion) -> None:
+        """Takes note of a complete, live answer; cheap, writes behind."""
         ...

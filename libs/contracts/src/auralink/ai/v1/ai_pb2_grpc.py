@@ -67,6 +67,26 @@ class AgentServiceStub:
                 request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ChatRequest.SerializeToString,
                 response_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ChatResponse.FromString,
                 _registered_method=True)
+        self.ChatStream = channel.unary_stream(
+                '/auralink.ai.v1.AgentService/ChatStream',
+                request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ChatStreamRequest.SerializeToString,
+                response_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ChatStreamResponse.FromString,
+                _registered_method=True)
+        self.ListConversations = channel.unary_unary(
+                '/auralink.ai.v1.AgentService/ListConversations',
+                request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ListConversationsRequest.SerializeToString,
+                response_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ListConversationsResponse.FromString,
+                _registered_method=True)
+        self.GetConversation = channel.unary_unary(
+                '/auralink.ai.v1.AgentService/GetConversation',
+                request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.GetConversationRequest.SerializeToString,
+                response_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.GetConversationResponse.FromString,
+                _registered_method=True)
+        self.DeleteConversation = channel.unary_unary(
+                '/auralink.ai.v1.AgentService/DeleteConversation',
+                request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.DeleteConversationRequest.SerializeToString,
+                response_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.DeleteConversationResponse.FromString,
+                _registered_method=True)
         self.AbandonAgent = channel.unary_unary(
                 '/auralink.ai.v1.AgentService/AbandonAgent',
                 request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.AbandonAgentRequest.SerializeToString,
@@ -116,6 +136,31 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChatStream(self, request, context):
+        """The same answer as it comes. The provenance of what has been decided when it begins is in the initial metadata.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListConversations(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConversation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteConversation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AbandonAgent(self, request, context):
         """Makes sure that no later call with this key makes an agent: for a queued creation that is given up.
         """
@@ -155,6 +200,26 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.Chat,
                     request_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ChatRequest.FromString,
                     response_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ChatResponse.SerializeToString,
+            ),
+            'ChatStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.ChatStream,
+                    request_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ChatStreamRequest.FromString,
+                    response_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ChatStreamResponse.SerializeToString,
+            ),
+            'ListConversations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConversations,
+                    request_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ListConversationsRequest.FromString,
+                    response_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.ListConversationsResponse.SerializeToString,
+            ),
+            'GetConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConversation,
+                    request_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.GetConversationRequest.FromString,
+                    response_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.GetConversationResponse.SerializeToString,
+            ),
+            'DeleteConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteConversation,
+                    request_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.DeleteConversationRequest.FromString,
+                    response_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.DeleteConversationResponse.SerializeToString,
             ),
             'AbandonAgent': grpc.unary_unary_rpc_method_handler(
                     servicer.AbandonAgent,
@@ -327,6 +392,114 @@ class AgentService:
             '/auralink.ai.v1.AgentService/Chat',
             auralink_dot_ai_dot_v1_dot_ai__pb2.ChatRequest.SerializeToString,
             auralink_dot_ai_dot_v1_dot_ai__pb2.ChatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChatStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/auralink.ai.v1.AgentService/ChatStream',
+            auralink_dot_ai_dot_v1_dot_ai__pb2.ChatStreamRequest.SerializeToString,
+            auralink_dot_ai_dot_v1_dot_ai__pb2.ChatStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConversations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.ai.v1.AgentService/ListConversations',
+            auralink_dot_ai_dot_v1_dot_ai__pb2.ListConversationsRequest.SerializeToString,
+            auralink_dot_ai_dot_v1_dot_ai__pb2.ListConversationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.ai.v1.AgentService/GetConversation',
+            auralink_dot_ai_dot_v1_dot_ai__pb2.GetConversationRequest.SerializeToString,
+            auralink_dot_ai_dot_v1_dot_ai__pb2.GetConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.ai.v1.AgentService/DeleteConversation',
+            auralink_dot_ai_dot_v1_dot_ai__pb2.DeleteConversationRequest.SerializeToString,
+            auralink_dot_ai_dot_v1_dot_ai__pb2.DeleteConversationResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -720,6 +893,81 @@ class LanguageService:
             '/auralink.ai.v1.LanguageService/Speak',
             auralink_dot_ai_dot_v1_dot_ai__pb2.SpeakRequest.SerializeToString,
             auralink_dot_ai_dot_v1_dot_ai__pb2.SpeakResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class OperationServiceStub:
+    """Writes that were queued while the database was away.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetOperation = channel.unary_unary(
+                '/auralink.ai.v1.OperationService/GetOperation',
+                request_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.GetOperationRequest.SerializeToString,
+                response_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.GetOperationResponse.FromString,
+                _registered_method=True)
+
+
+class OperationServiceServicer:
+    """Writes that were queued while the database was away.
+    """
+
+    def GetOperation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_OperationServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOperation,
+                    request_deserializer=auralink_dot_ai_dot_v1_dot_ai__pb2.GetOperationRequest.FromString,
+                    response_serializer=auralink_dot_ai_dot_v1_dot_ai__pb2.GetOperationResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'auralink.ai.v1.OperationService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('auralink.ai.v1.OperationService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class OperationService:
+    """Writes that were queued while the database was away.
+    """
+
+    @staticmethod
+    def GetOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.ai.v1.OperationService/GetOperation',
+            auralink_dot_ai_dot_v1_dot_ai__pb2.GetOperationRequest.SerializeToString,
+            auralink_dot_ai_dot_v1_dot_ai__pb2.GetOperationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,11 @@ class AgentServiceStub:
     UpdateAgent: _grpc.UnaryUnaryMultiCallable[_ai_pb2.UpdateAgentRequest, _ai_pb2.UpdateAgentResponse]
     DeleteAgent: _grpc.UnaryUnaryMultiCallable[_ai_pb2.DeleteAgentRequest, _ai_pb2.DeleteAgentResponse]
     Chat: _grpc.UnaryUnaryMultiCallable[_ai_pb2.ChatRequest, _ai_pb2.ChatResponse]
+    ChatStream: _grpc.UnaryStreamMultiCallable[_ai_pb2.ChatStreamRequest, _ai_pb2.ChatStreamResponse]
+    """The same answer as it comes. The provenance of what has been decided when it begins is in the initial metadata."""
+    ListConversations: _grpc.UnaryUnaryMultiCallable[_ai_pb2.ListConversationsRequest, _ai_pb2.ListConversationsResponse]
+    GetConversation: _grpc.UnaryUnaryMultiCallable[_ai_pb2.GetConversationRequest, _ai_pb2.GetConversationResponse]
+    DeleteConversation: _grpc.UnaryUnaryMultiCallable[_ai_pb2.DeleteConversationRequest, _ai_pb2.DeleteConversationResponse]
     AbandonAgent: _grpc.UnaryUnaryMultiCallable[_ai_pb2.AbandonAgentRequest, _ai_pb2.AbandonAgentResponse]
     """Makes sure that no later call with this key makes an agent: for a queued creation that is given up."""
 
@@ -59,6 +64,11 @@ class AgentServiceAsyncStub(AgentServiceStub):
     UpdateAgent: _aio.UnaryUnaryMultiCallable[_ai_pb2.UpdateAgentRequest, _ai_pb2.UpdateAgentResponse]  # type: ignore[assignment]
     DeleteAgent: _aio.UnaryUnaryMultiCallable[_ai_pb2.DeleteAgentRequest, _ai_pb2.DeleteAgentResponse]  # type: ignore[assignment]
     Chat: _aio.UnaryUnaryMultiCallable[_ai_pb2.ChatRequest, _ai_pb2.ChatResponse]  # type: ignore[assignment]
+    ChatStream: _aio.UnaryStreamMultiCallable[_ai_pb2.ChatStreamRequest, _ai_pb2.ChatStreamResponse]  # type: ignore[assignment]
+    """The same answer as it comes. The provenance of what has been decided when it begins is in the initial metadata."""
+    ListConversations: _aio.UnaryUnaryMultiCallable[_ai_pb2.ListConversationsRequest, _ai_pb2.ListConversationsResponse]  # type: ignore[assignment]
+    GetConversation: _aio.UnaryUnaryMultiCallable[_ai_pb2.GetConversationRequest, _ai_pb2.GetConversationResponse]  # type: ignore[assignment]
+    DeleteConversation: _aio.UnaryUnaryMultiCallable[_ai_pb2.DeleteConversationRequest, _ai_pb2.DeleteConversationResponse]  # type: ignore[assignment]
     AbandonAgent: _aio.UnaryUnaryMultiCallable[_ai_pb2.AbandonAgentRequest, _ai_pb2.AbandonAgentResponse]  # type: ignore[assignment]
     """Makes sure that no later call with this key makes an agent: for a queued creation that is given up."""
 
@@ -109,6 +119,35 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ai_pb2.ChatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ai_pb2.ChatResponse, _abc.Awaitable[_ai_pb2.ChatResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ChatStream(
+        self,
+        request: _ai_pb2.ChatStreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ai_pb2.ChatStreamResponse], _abc.AsyncIterator[_ai_pb2.ChatStreamResponse]]:
+        """The same answer as it comes. The provenance of what has been decided when it begins is in the initial metadata."""
+
+    @_abc_1.abstractmethod
+    def ListConversations(
+        self,
+        request: _ai_pb2.ListConversationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ai_pb2.ListConversationsResponse, _abc.Awaitable[_ai_pb2.ListConversationsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetConversation(
+        self,
+        request: _ai_pb2.GetConversationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ai_pb2.GetConversationResponse, _abc.Awaitable[_ai_pb2.GetConversationResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteConversation(
+        self,
+        request: _ai_pb2.DeleteConversationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ai_pb2.DeleteConversationResponse, _abc.Awaitable[_ai_pb2.DeleteConversationResponse]]: ...
 
     @_abc_1.abstractmethod
     def AbandonAgent(
@@ -223,3 +262,31 @@ class LanguageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ai_pb2.SpeakResponse, _abc.Awaitable[_ai_pb2.SpeakResponse]]: ...
 
 def add_LanguageServiceServicer_to_server(servicer: LanguageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class OperationServiceStub:
+    """Writes that were queued while the database was away."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> OperationServiceAsyncStub: ...
+    GetOperation: _grpc.UnaryUnaryMultiCallable[_ai_pb2.GetOperationRequest, _ai_pb2.GetOperationResponse]
+
+@_typing.type_check_only
+class OperationServiceAsyncStub(OperationServiceStub):
+    """Writes that were queued while the database was away."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    GetOperation: _aio.UnaryUnaryMultiCallable[_ai_pb2.GetOperationRequest, _ai_pb2.GetOperationResponse]  # type: ignore[assignment]
+
+class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Writes that were queued while the database was away."""
+
+    @_abc_1.abstractmethod
+    def GetOperation(
+        self,
+        request: _ai_pb2.GetOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ai_pb2.GetOperationResponse, _abc.Awaitable[_ai_pb2.GetOperationResponse]]: ...
+
+def add_OperationServiceServicer_to_server(servicer: OperationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
