@@ -19,6 +19,7 @@ from resilience.breaker import CircuitBreaker, Verdict
 from resilience.clock import FakeClock
 from resilience.errors import CallTimeout, MalformedOperation, QueueFull, QueueUnavailable
 from resilience.matrix import Priority, Row
+from resilience.mirror import Mirror
 from resilience.queue import (
     Burial,
     Drainer,
@@ -43,7 +44,7 @@ from resilience.queue import (
     walk_pause,
 )
 from resilience.row_policy import RowPolicy
-from resilience.writer import Accepted, DurableWriter, Mirror, WriteRefused, Written
+from resilience.writer import Accepted, DurableWriter, WriteRefused, Written
 
 texts = st.text(min_size=1, max_size=8)
 operations = st.builds(

@@ -23,7 +23,7 @@ from dashboard.usecases.reads import Reads
 from devstack.stack import Stack
 from devstack.topology import Topology
 from resilience import SYSTEM_CLOCK, CircuitBreaker, CircuitBreakerOpen, FakeClock, Operation, RowPolicy, Rung
-from resilience.writer import Pending
+from resilience.mirror import Pending
 from service_kit.migrations import upgrade
 from tests.harness.platform import eventually
 
