@@ -27,7 +27,7 @@ from dashboard.wiring.home import HomePart
 from dashboard.wiring.postgres import PostgresPart
 from dashboard.wiring.redis import RedisPart
 from devstack.stack import Stack
-from resilience import Degradation, Served
+from resilience import Degradation, Operation, Served
 from service_kit.errors import CircuitOpen
 from service_kit.http import create_app
 from service_kit.runtime import ServiceRuntime
@@ -77,6 +77,7 @@ class World:
         migrations = Path(dashboard.__file__).parent / "migrations"
         self.postgres = PostgresPart(self.runtime, self.settings, self.redis, migrations)
         self.rooms: Any = Served(Page([{"id": "room"}], "more"))
+        self.waiting: list[Operation] = []
         self.optional_parts = True
         self.home = HomePart(
             self.runtime,
@@ -85,6 +86,7 @@ class World:
             self.postgres,
             account=self._account,
             lists={"rooms": (self._rooms, dict)},
+            waiting=self._waiting,
             optional_parts=lambda: self.optional_parts,
         )
         self.app = self._app()
@@ -103,6 +105,9 @@ class World:
         if isinstance(self.rooms, Exception):
             raise self.rooms
         return self.rooms
+
+    async def _waiting(self, _: str) -> list[Operation]:
+        return self.waiting
 
     async def call(self, method: str, path: str, user: str = ANN, body: Any = None, **headers: str) -> Answer:
         """``user``: whose token is sent; none when empty."""
@@ -171,6 +176,17 @@ async def test_the_home_page(world: World) -> None:
     assert body["operations"] == {"waiting": 0, "items": []}
     assert not any(name.endswith("_error") for name in body)
     assert (await world.call("GET", "/dashboard", user="")).status == 401
+
+
+async def test_own_writes_that_wait_are_named(world: World) -> None:
+    world.waiting = [
+        Operation("1", "user.update", f"user:{ANN}", ANN, {}),
+        Operation("2", "agent.create", f"agents:{ANN}", ANN, {}),
+        Operation("3", "user.update", f"user:{ANN}", "somebody else", {}),
+    ]
+    operations = healthy(await world.call("GET", "/dashboard"))["operations"]
+    assert operations["waiting"] == 2
+    assert [item["id"] for item in operations["items"]] == ["1", "2"]
 
 
 async def test_a_part_that_failed_is_named_and_the_answer_marked(world: World) -> None:

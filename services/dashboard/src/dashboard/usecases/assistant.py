@@ -45,7 +45,7 @@ class Agents:
     async def create(self, owner: str, name: str, prompt: str, model: str, key: str | None) -> Served[Made[Agent]]:
         """A new agent. Raises KeyReused, WriteFailed, WriteRefused."""
         payload = {"name": name, "system_prompt": prompt, "model": model}
-        operation = self._creations.operation("agent.create", _agents_of(owner), owner, payload, key)
+        operation = self._creations.operation("agent.create", agents_of(owner), owner, payload, key)
 
         async def direct() -> Served[Agent]:
             made = await self._ai_core.create_agent(operation.payload["id"], name, prompt, model, operation.id)
@@ -57,7 +57,7 @@ class Agents:
 
     async def get(self, owner: str, agent_id: str) -> Served[Agent]:
         """One of the owner's agents, also one that is still to be made."""
-        for operation in await self._creations.waiting(_agents_of(owner), limit=1000):
+        for operation in await self._creations.waiting(agents_of(owner), limit=1000):
             if operation.payload.get("id") == agent_id:
                 return Served(_queued_agent(operation), (self._policy.degradation(REDIS_QUEUE),), pending=True)
 
@@ -79,7 +79,7 @@ class Agents:
 
         if cursor is not None:
             return await self._policy.serve(read)
-        waiting = [_queued_agent(one) for one in await self._creations.waiting(_agents_of(owner), limit)]
+        waiting = [_queued_agent(one) for one in await self._creations.waiting(agents_of(owner), limit)]
         served = await self._policy.serve(read, *self._copies.agents(owner, limit), _only(waiting))
         return _with_waiting(served, waiting)
 
@@ -117,7 +117,7 @@ class Memories:
         Raises KeyReused, WriteFailed, WriteRefused.
         """
         payload = {"text": text, "tags": list(dict.fromkeys(tags))}
-        operation = self._creations.operation("memory.create", _memories_of(owner), owner, payload, key)
+        operation = self._creations.operation("memory.create", memories_of(owner), owner, payload, key)
 
         async def direct() -> Served[Memory]:
             return await self._ai_core.create_memory(operation.payload["id"], text, payload["tags"], operation.id)
@@ -135,7 +135,7 @@ class Memories:
 
         if cursor is not None:
             return await self._policy.serve(read)
-        waiting = [_queued_memory(one) for one in await self._creations.waiting(_memories_of(owner), limit)]
+        waiting = [_queued_memory(one) for one in await self._creations.waiting(memories_of(owner), limit)]
         served = await self._policy.serve(read, *self._copies.memories(owner, limit), _only(waiting))
         return _with_waiting(served, waiting)
 
@@ -176,12 +176,12 @@ class Language:
         return await self._policy.serve(lambda: self._ai_core.speak(text, voice), Rung(TEXT_ONLY, silent))
 
 
-def _agents_of(owner: str) -> str:
+def agents_of(owner: str) -> str:
     """The ordering unit of a user's new agents."""
     return f"agents:{owner}"
 
 
-def _memories_of(owner: str) -> str:
+def memories_of(owner: str) -> str:
     """The ordering unit of a user's new memories."""
     return f"memories:{owner}"
 

@@ -5,6 +5,7 @@ One module per dependency, and this one, which puts them together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from dashboard.outbound.postgres import is_outage
 from dashboard.outbound.users import PostgresUsers
 from dashboard.ports import Users
 from dashboard.settings import Settings
-from dashboard.usecases.accounts import Accounts, announce_write
+from dashboard.usecases.accounts import Accounts, announce_write, user_entity
 from dashboard.usecases.failures import is_answer
 from dashboard.usecases.logins import Logins
 from dashboard.usecases.operations import Operations
@@ -41,7 +42,7 @@ from dashboard.wiring.postgres import PostgresPart
 from dashboard.wiring.redis import RedisPart, end_sessions_of_deleted
 from dashboard.wiring.stream import StreamPart
 from dashboard.wiring.webrtc import WebrtcPart
-from resilience import Priority
+from resilience import Operation, Priority
 from service_kit.http import create_app
 from service_kit.rpc_server import create_server
 from service_kit.runtime import ServiceRuntime
@@ -97,6 +98,10 @@ async def build(settings: Settings) -> Service:
     )
     ai_core = AiCorePart(runtime, settings, redis, stream.announce)
     webrtc = WebrtcPart(runtime, settings, redis, database)
+
+    async def waiting(user_id: str) -> Sequence[Operation]:
+        return [*await database.writer.pending(user_entity(user_id)), *await ai_core.waiting(user_id)]
+
     home = HomePart(
         runtime,
         settings,
@@ -108,6 +113,7 @@ async def build(settings: Settings) -> Service:
             "calls": (lambda user_id: webrtc.calls.page(user_id, HOME_ITEMS, None), call_body),
             "agents": (lambda user_id: ai_core.agents.page(user_id, HOME_ITEMS, None), agent_body),
         },
+        waiting=waiting,
         optional_parts=lambda: EFFECTS[runtime.mode].optional_parts,
     )
     webrtc.rooms.announce, webrtc.rooms.joined = stream.announce, home.demand.joined

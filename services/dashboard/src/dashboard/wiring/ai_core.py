@@ -17,11 +17,11 @@ from dashboard.outbound.ai_queue import AiQueueTarget
 from dashboard.outbound.all_queues import AllQueues
 from dashboard.ports import Announce, silent
 from dashboard.settings import Settings
-from dashboard.usecases.assistant import Agents, Language, Memories, announce_creation
+from dashboard.usecases.assistant import Agents, Language, Memories, agents_of, announce_creation, memories_of
 from dashboard.usecases.creations import Creations
 from dashboard.wiring.peers import peer_policy
 from dashboard.wiring.redis import RedisPart
-from resilience import CircuitState, Drainer, DrainSettings, DurableWriter, Result, Transition
+from resilience import CircuitState, Drainer, DrainSettings, DurableWriter, Operation, Result, Transition
 from service_kit.rpc_client import channel
 from service_kit.runtime import ServiceRuntime
 from service_kit.tokens import TokenIssuer
@@ -59,6 +59,7 @@ class AiCorePart:
         )
         self.policy.breaker.subscribe(self._on_transition)
         writer = DurableWriter(self.policy, self.queue, self.drainer, fallback=REDIS_QUEUE, clock=runtime.clock)
+        self._writer = writer
         creations = Creations(writer, runtime.clock, key_secret=secret.encode())
         copies = AiCoreCopies(redis.copies)
         self.agents = Agents(ai_core, self.policy, creations, copies, announce)
@@ -87,6 +88,10 @@ class AiCorePart:
     async def _on_applied(self, results: Sequence[Result]) -> None:
         for result in results:
             announce_creation(self._announce, result.operation)
+
+    async def waiting(self, owner: str) -> Sequence[Operation]:
+        """A user's creations that are still to be made."""
+        return [one for entity in (agents_of(owner), memories_of(owner)) for one in await self._writer.pending(entity)]
 
     def routers(self, outcome: Outcome, doorman: Doorman) -> list[APIRouter]:
         """Its routes."""

@@ -18,7 +18,6 @@ from dashboard.outbound.postgres import Database
 from dashboard.outbound.pricing import PostgresZones, RedisDemand
 from dashboard.outbound.reports import PostgresReports, report_of, report_version
 from dashboard.settings import Settings
-from dashboard.usecases.accounts import user_entity
 from dashboard.usecases.analytics import UserAnalytics
 from dashboard.usecases.home import Home, Part
 from dashboard.usecases.pricing import BASE_FARE, Pricing
@@ -55,11 +54,11 @@ class HomePart:
         *,
         account: Callable[[str], Awaitable[Served[User]]],
         lists: Mapping[str, tuple[FirstPage, ItemBody]],
-        waiting: Waiting | None = None,
+        waiting: Waiting,
         optional_parts: Callable[[], bool] = lambda: True,
     ) -> None:
         self._lists = lists
-        self._waiting = waiting or (lambda user_id: postgres.writer.pending(user_entity(user_id)))
+        self._waiting = waiting
         self._times = {"primary": postgres.database.times}
         if postgres.replica is not None:
             self._times["standby"] = postgres.replica.times
