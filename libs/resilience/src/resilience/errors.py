@@ -18,6 +18,8 @@ Texts are built when they are read, not when the error is raised: a rejection ha
 and limits only, never an address or a value.
 """
 
+from typing import Final
+
 
 class ResilienceError(Exception):
     """Base of everything this library raises by itself."""
@@ -87,6 +89,10 @@ class BulkheadFull(ResilienceError):
 
     def __str__(self) -> str:
         return f"too many concurrent calls to {self.name or 'the dependency'}"
+
+
+POLICY_FAILURES: Final = (CircuitBreakerOpen, BulkheadFull, CallTimeout)
+"""How a guarded call fails without the dependency having said anything: to be caught together."""
 
 
 class RateLimited(ResilienceError):

@@ -21,7 +21,7 @@ from resilience.breaker import CircuitBreaker, Permit, Transition, Verdict, defa
 from resilience.bulkhead import Bulkhead
 from resilience.clock import SYSTEM_CLOCK, Clock
 from resilience.deadline import AbandonedTasks, current_deadline, deadline_scope, hard_timeout
-from resilience.errors import BulkheadFull, CallTimeout, CircuitBreakerOpen
+from resilience.errors import POLICY_FAILURES, BulkheadFull, CallTimeout, CircuitBreakerOpen
 from resilience.events import CallFinished, CallOutcome, Events, Transitioned
 from resilience.fallback import Fallback
 from resilience.forms import Guard, is_awaitable
@@ -40,7 +40,6 @@ FAIR_SHARE: Final = 0.5
 limit. One that was left with scraps, because another dependency had used up the caller's time, proves nothing."""
 
 _NOT_TRIED = (CircuitBreakerOpen, BulkheadFull)
-_OWN_FAILURES = (CircuitBreakerOpen, BulkheadFull, CallTimeout)
 
 
 class Limiter(Protocol):
@@ -370,7 +369,7 @@ class Policy(Guard):
             self._begin(limit)
             if bulkhead is not None:
                 await bulkhead.acquire(None if limit == math.inf else limit)
-        except _OWN_FAILURES as error:
+        except POLICY_FAILURES as error:
             self._refused(error, started, waited=limit > 0)
             raise
         if bulkhead is None:
@@ -424,7 +423,7 @@ class Policy(Guard):
             self._begin(limit)
             if bulkhead is not None:
                 bulkhead.acquire_sync(None if limit == math.inf else limit)
-        except _OWN_FAILURES as error:
+        except POLICY_FAILURES as error:
             self._refused(error, started, waited=limit > 0)
             raise
         if bulkhead is None:
@@ -479,7 +478,7 @@ class Policy(Guard):
             if limit <= 0:
                 raise CallTimeout(self.name, 0.0)
             return None if self.breaker is None else self.breaker.acquire()
-        except _OWN_FAILURES as error:
+        except POLICY_FAILURES as error:
             self._refused(error, started, waited=False)
             raise
 

@@ -12,7 +12,7 @@ from resilience.breaker import CircuitBreaker, Transition, Verdict
 from resilience.bulkhead import Bulkhead
 from resilience.circuit import CLOSED
 from resilience.clock import SYSTEM_CLOCK, Clock
-from resilience.errors import BulkheadFull, CallTimeout, CircuitBreakerOpen
+from resilience.errors import POLICY_FAILURES
 from resilience.events import CallOutcome, Events, FallbackUsed
 from resilience.fallback import Rung, RungOutcome, descend
 from resilience.matrix import Row
@@ -27,8 +27,6 @@ T = TypeVar("T")
 
 FAILING_SECONDS: Final = 5.0
 """How long a ladder that could not serve counts as failing: long enough that the mode does not flap per request."""
-
-_OWN_FAILURES = (CircuitBreakerOpen, BulkheadFull, CallTimeout)
 
 
 def never(_error: Exception) -> bool:
@@ -189,7 +187,7 @@ class RowPolicy(Policy):
         return await func(*args, **kwargs)
 
     def _is_answer(self, error: Exception) -> bool:
-        return not isinstance(error, _OWN_FAILURES) and self.breaker.verdict(error) is Verdict.SUCCESS
+        return not isinstance(error, POLICY_FAILURES) and self.breaker.verdict(error) is Verdict.SUCCESS
 
     async def _descend(self, failure: Exception, rungs: tuple[Rung[T], ...]) -> Served[T]:
         failed = False

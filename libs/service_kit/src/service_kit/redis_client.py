@@ -16,13 +16,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from resilience.breaker import Verdict
-from resilience.errors import BulkheadFull, CallTimeout, CircuitBreakerOpen
+from resilience.errors import POLICY_FAILURES
 
 MAX_CONNECTIONS = 16
 SOCKET_LIMIT = 0.5
 """Seconds for connecting, for an answer, and for a place in the pool; the policy's own limit is the hard one."""
 
-AWAY = (RedisError, OSError, CallTimeout, CircuitBreakerOpen, BulkheadFull)
+AWAY = (RedisError, OSError, *POLICY_FAILURES)
 """What a call under the policy of Redis raises when Redis did not serve it."""
 
 

@@ -9,14 +9,12 @@ from dashboard import model
 from dashboard.degradation import REDIS
 from dashboard.ports import Sessions
 from resilience import (
-    BulkheadFull,
-    CallTimeout,
-    CircuitBreakerOpen,
     QueueUnavailable,
     RowPolicy,
     Served,
     WriteRefused,
 )
+from resilience.errors import POLICY_FAILURES
 from service_kit import context
 from service_kit.errors import (
     Conflict,
@@ -33,8 +31,6 @@ from service_kit.errors import (
 from service_kit.tokens import Claims, TokenVerifier
 
 T = TypeVar("T")
-
-_NOT_OWN_ROW = (CircuitBreakerOpen, CallTimeout, BulkheadFull)
 
 
 class Outcome:
@@ -78,7 +74,7 @@ class Outcome:
             raise self._refused(error) from error
         except QueueUnavailable as error:
             raise self._unasked() from error
-        except _NOT_OWN_ROW as error:
+        except POLICY_FAILURES as error:
             raise translate(error, self._policies.get(error.name, self._database)) from error
         except Exception as error:
             if not self._is_outage(error):

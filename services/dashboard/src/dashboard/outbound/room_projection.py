@@ -20,15 +20,13 @@ from dashboard.outbound.rooms import Known, Listing, Place, PostgresRooms, Sight
 from dashboard.usecases.reads import Reads
 from resilience import (
     MISSING,
-    BulkheadFull,
-    CallTimeout,
-    CircuitBreakerOpen,
     Clock,
     Missing,
     RowPolicy,
     Rung,
     Served,
 )
+from resilience.errors import POLICY_FAILURES
 from service_kit import logs
 
 T = TypeVar("T")
@@ -43,8 +41,6 @@ BATCH = 50
 BATCH_SECONDS = 0.05
 RETRY_SECONDS = 1.0
 PRUNE_SECONDS = 3600.0
-
-_AWAY = (CircuitBreakerOpen, CallTimeout, BulkheadFull)
 
 
 class _Noted(NamedTuple):
@@ -166,7 +162,7 @@ class RoomProjection:
         try:
             await self._policy.call(self._store.record, tuple(batch.values()))
         except Exception as error:  # noqa: BLE001 - what cannot be written must not keep the rest from it
-            if isinstance(error, _AWAY) or is_outage(error):
+            if isinstance(error, POLICY_FAILURES) or is_outage(error):
                 return False
             log.warning("rooms not projected", rooms=len(batch), error=type(error).__name__)
         for key, news in batch.items():
