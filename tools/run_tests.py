@@ -39,7 +39,8 @@ def groups() -> list[Group]:
     return [
         Group("rows", (*chaos, "tests/soak")),
         Group("platform", platform),
-        Group("units", ("libs", "services", "devstack", *rest), MOST_NICE),
+        Group("library", ("libs", *rest), MOST_NICE),
+        Group("services", ("services", "devstack"), MOST_NICE),
     ]
 
 

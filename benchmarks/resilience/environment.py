@@ -47,16 +47,16 @@ class Environment:
         return found.stdout.decode()
 
 
-def environment(python: str, say: Say) -> Environment:
-    """The environment for the interpreter `python`; made when it is not there, or not from the present `peers.txt`.
+def environment(python: str, say: Say, peers: Path = PEERS, name: str = "resilience") -> Environment:
+    """The environment for the interpreter `python`; made when it is not there, or not from the present list of peers.
 
     Raises:
         BenchmarkError: the peers cannot be installed.
     """
     version = _output(python, "-c", "import platform; print(platform.python_version())")
-    folder = ROOT / ".bench" / f"resilience-{version}"
+    folder = ROOT / ".bench" / f"{name}-{version}"
     stamp = folder / ".peers"
-    wanted = hashlib.sha256(PEERS.read_bytes()).hexdigest()
+    wanted = hashlib.sha256(peers.read_bytes()).hexdigest()
     if not stamp.exists() or stamp.read_text() != wanted:
         say(f"installing the peers into {folder.relative_to(ROOT)}/")
         shutil.rmtree(folder, ignore_errors=True)
@@ -64,7 +64,7 @@ def environment(python: str, say: Say) -> Environment:
         if not uv:
             raise BenchmarkError("uv is needed to install the peers: run `make setup`")
         _output(uv, "venv", "--quiet", "--python", python, str(folder))
-        _output(uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), "-r", str(PEERS))
+        _output(uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), "-r", str(peers))
         stamp.write_text(wanted)
     return Environment(folder / "bin" / "python")
 

@@ -41,9 +41,10 @@ UP = RowStatus(
 )
 DOWN = UP._replace(circuit=CircuitState.OPEN)
 TRYING = UP._replace(circuit=CircuitState.HALF_OPEN)
+OTHER = DOWN._replace(label="D2")
 LESSER = DOWN._replace(priority=Priority.P1)
 NORMAL, DEGRADED, EMERGENCY = MODES
-ROWS = {NORMAL: [UP], DEGRADED: [DOWN], EMERGENCY: [DOWN, DOWN]}
+ROWS = {NORMAL: [UP], DEGRADED: [DOWN], EMERGENCY: [DOWN, OTHER]}
 
 
 @pytest.mark.parametrize(
@@ -56,8 +57,13 @@ ROWS = {NORMAL: [UP], DEGRADED: [DOWN], EMERGENCY: [DOWN, DOWN]}
         ([LESSER, LESSER, LESSER], Mode.DEGRADED),
         ([DOWN, LESSER], Mode.DEGRADED),
         ([LESSER._replace(fallback_failing=True)], Mode.DEGRADED),
-        ([DOWN, TRYING], Mode.EMERGENCY),
+        ([OTHER, TRYING], Mode.EMERGENCY),
         ([DOWN._replace(fallback_failing=True)], Mode.EMERGENCY),
+        ([DOWN, TRYING, DOWN], Mode.DEGRADED),  # one row with three circuits
+        ([DOWN, UP, OTHER], Mode.DEGRADED),  # a row of two circuits is not down while one of them is closed
+        ([DOWN, TRYING, OTHER], Mode.EMERGENCY),
+        ([UP, DOWN._replace(fallback_failing=True)], Mode.DEGRADED),
+        ([TRYING, DOWN._replace(fallback_failing=True)], Mode.EMERGENCY),
         ([UP._replace(fallback_failing=True)], Mode.NORMAL),
     ],
 )
