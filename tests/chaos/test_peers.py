@@ -82,14 +82,20 @@ async def back(use: Use) -> None:
 
 
 @pytest.mark.row("A1")
-async def test_without_its_database_ai_core_says_so(platform: Platform, things: Things) -> None:
+async def test_without_its_database_ai_core_serves_copies_and_queues(platform: Platform, things: Things) -> None:
+    fine(await things.chat())
     async with cut(platform, "ai-core-postgres"):
-        await lost(things.agent, "")
-        await lost(things.chat, "")
+        seen = await things.agent()
+        assert (seen.status, seen.body["stale"], seen.headers["x-fallback-used"]) == (200, True, "redis-cache"), seen
+        assert (await things.chat()).headers["x-fallback-used"] == "redis-cache, redis-queue"
         assert await platform.circuit("ai-core") == "closed", "an answer of a living service is no failure of it"
         fine(await things.room())
         fine(await things.profile())
-    await back(things.agent)
+
+    async def live() -> bool:
+        return "x-degraded-mode" not in (await things.agent()).headers
+
+    await eventually(live, "the database is in use again", FOUND)
 
 
 @pytest.mark.row("A2")

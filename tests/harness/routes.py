@@ -25,7 +25,7 @@ LABELS = {
     WEBRTC: ("D4",),
     KAFKA: ("D5",),
     STANDBY: ("D6",),
-    PROVIDERS: ("A2",),
+    PROVIDERS: ("A2", "A5"),
 }
 """Rows of all services whose circuits guard a component."""
 
@@ -127,16 +127,24 @@ ROUTES: Mapping[str, Route] = {
     "calls": _route("GET", "/calls", 3, "postgres webrtc", copy=True),
     # AI: row D3, and A1 and A2 behind it.
     "agent": _route(
-        "GET", "/agents/{agent}", 3, "ai-core postgres", shows="ai-core", fails=_any("postgres"), copy=True
+        "GET",
+        "/agents/{agent}",
+        3,
+        "ai-core postgres",
+        shows="ai-core postgres",
+        fails=_any("postgres+redis"),
+        copy=True,
     ),
-    "agents": _route("GET", "/agents", 3, "ai-core postgres", shows="ai-core", fails=_any("postgres"), copy=True),
+    "agents": _route(
+        "GET", "/agents", 3, "ai-core postgres", shows="ai-core postgres", fails=_any("postgres+redis"), copy=True
+    ),
     "new_agent": _route(
         "POST",
         "/agents",
         1,
         "ai-core postgres",
-        shows="ai-core",
-        fails=_any("postgres", "ai-core+redis"),
+        shows="ai-core postgres",
+        fails=_any("postgres+redis", "ai-core+redis"),
         good=(201, 202),
         body=lambda name: {"name": name},
     ),
@@ -145,7 +153,8 @@ ROUTES: Mapping[str, Route] = {
         "/agents/{agent}/chat",
         2,
         "ai-core postgres providers",
-        fails=_AI,
+        shows="postgres",
+        fails=_any("ai-core", "providers", "postgres+redis"),
         body=lambda name: {"message": f"Say {name}"},
     ),
     "translate": _route(

@@ -91,9 +91,9 @@ async def signalled(
         assert sum(grown("app_errors_total", error_type=one) for one in UNAVAILABLE) > 0
 
 
-async def shown_open(platform: Platform, label: str) -> None:
+async def shown_open(platform: Platform, label: str, at: str = "dashboard") -> None:
     """While a row's circuit is open: health page and metrics say so."""
-    row, seen = await health(platform, label), await metrics(platform)
+    row, seen = await health(platform, label, at), await metrics(platform, at)
     assert row["circuit"] in ("open", "half_open"), row
     assert row["status"] in ("degraded", "down"), row
     assert row["last_error"], row

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from devstack import privileges
-from devstack.components import Component, FaultProxy, Kafka, Postgres, Providers, Service, Standby, Valkey
+from devstack.components import Component, FaultProxy, Kafka, Postgres, Providers, Service, Standby, Valkey, providers
 from devstack.ports import DEFAULT_BASE, GRPC_OFFSET, Ports
 from devstack.state import StateDir
 
@@ -21,7 +21,6 @@ SERVERS = ("postgres", "redis", "kafka", "providers")
 KAFKA_EDGE = "services-kafka"
 PortKind = Literal["http", "grpc", "tcp"]
 STUN = "stun:stun.l.google.com:19302"
-OPENAI = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Topology:
     def components(self) -> tuple[str, ...]:
         """Names of everything that is to run, in the order in which it is started."""
         wanted = [*SERVERS, "ai-core", "webrtc", *self.dashboard_names]
-        if os.environ.get("OPENAI_API_KEY"):
+        if providers.real():
             wanted.remove("providers")
         if self.standby:
             wanted.insert(SERVERS.index("postgres") + 1, "standby")
@@ -185,16 +184,8 @@ class Plan:
             env["AI_CORE_GRPC"] = f"127.0.0.1:{self.listen(f'{name}-ai-core')}"
             env["WEBRTC_GRPC"] = f"127.0.0.1:{self.listen(f'{name}-webrtc')}"
         if module == "ai_core":
-            env |= self._provider()
+            env |= providers.environment(self.listen("ai-core-providers"))
         if module == "webrtc":
             env["STUN_URLS"] = os.environ.get("STUN_URLS", STUN)
             env["PUBLIC_WS_URL"] = f"ws://127.0.0.1:{self.public(name, 'http')}/ws"
         return env
-
-    def _provider(self) -> dict[str, str]:
-        if key := os.environ.get("OPENAI_API_KEY"):
-            return {"OPENAI_API_KEY": key, "OPENAI_BASE_URL": os.environ.get("OPENAI_BASE_URL", OPENAI)}
-        return {
-            "OPENAI_API_KEY": "simulated",
-            "OPENAI_BASE_URL": f"http://127.0.0.1:{self.listen('ai-core-providers')}/v1",
-        }

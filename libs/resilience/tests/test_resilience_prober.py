@@ -196,3 +196,86 @@ def test_a_bad_setting_fails_by_name(settings: dict[str, float]) -> None:
 
     with pytest.raises(ValueError, match=next(iter(settings))):
         Prober(RowPolicy(ROW), probe, **settings)  # type: ignore[arg-type]
+
+
+class Trying:
+    """A dependency whose list of what it has answers (or not), and whose work fails (or not)."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.policy = RowPolicy(ROW, clock=self.clock)
+        self.listed = self.works = True
+        self.trials: list[float] = []
+        prober = Prober(self.policy, self.probe, jitter=0.0, clock=self.clock, trial=self.trial)
+        self.task = asyncio.ensure_future(prober.run())
+
+    async def probe(self) -> None:
+        if not self.listed:
+            raise ConnectionRefusedError
+
+    async def trial(self) -> None:
+        self.trials.append(self.clock.monotonic())
+        if not self.works:
+            raise ConnectionResetError
+
+    async def fail(self) -> None:
+        await self.clock.advance(0)
+        self.policy.breaker.acquire().failure(ConnectionRefusedError())
+        await self.clock.advance(0)
+
+    def state(self) -> CircuitState:
+        return self.policy.breaker.state
+
+
+@pytest.fixture
+async def trying() -> AsyncGenerator[Trying]:
+    trying = Trying()
+    yield trying
+    trying.task.cancel()
+
+
+async def test_a_trial_of_its_own_decides_and_not_the_probe(trying: Trying) -> None:
+    trying.works = False
+    await trying.fail()
+    began = trying.clock.monotonic()
+    await trying.clock.advance(130.0)
+    assert trying.state() is CircuitState.OPEN
+    waits = [round(at - began) for at in trying.trials]
+    assert waits == [1, 3, 7, 15, 31, 63, 123], "twice as late each time, at most the row's open time"
+    trying.works = True
+    await trying.clock.advance(60.0)
+    assert trying.state() is CircuitState.CLOSED
+
+
+async def test_a_probe_that_failed_makes_the_next_good_one_news(trying: Trying) -> None:
+    trying.works = False
+    await trying.fail()
+    await trying.clock.advance(20.0)
+    tried = len(trying.trials)
+    trying.listed = False
+    await trying.clock.advance(20.0)
+    assert len(trying.trials) == tried, "no trial without a good probe"
+    trying.listed = trying.works = True
+    await trying.clock.advance(1.0)
+    assert trying.state() is CircuitState.CLOSED
+
+
+async def test_a_circuit_that_flaps_is_tried_later_each_time_and_a_rare_failure_is_not(trying: Trying) -> None:
+    for wait in (1.0, 2.0, 4.0):
+        await trying.fail()
+        await trying.clock.advance(wait - 0.5)
+        assert trying.state() is CircuitState.OPEN
+        await trying.clock.advance(1.0)
+        assert trying.state() is CircuitState.CLOSED
+    await trying.clock.advance(61.0)
+    await trying.fail()
+    await trying.clock.advance(1.0)
+    assert trying.state() is CircuitState.CLOSED
+
+
+async def test_an_outage_after_real_use_is_a_new_one(trying: Trying) -> None:
+    for _ in range(5):
+        await trying.fail()
+        await trying.clock.advance(1.0)
+        assert trying.state() is CircuitState.CLOSED
+        trying.policy.breaker.acquire().success()

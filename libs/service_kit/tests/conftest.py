@@ -80,9 +80,9 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(runtime: ServiceRuntime, *routers: APIRouter) -> AsyncIterator[Client]:
+async def serving(runtime: ServiceRuntime, *routers: APIRouter, **options: Any) -> AsyncIterator[Client]:
     """The application on a free port until the block ends."""
-    app = create_app(runtime, routers=routers, title="Sample")
+    app = create_app(runtime, routers=routers, title="Sample", **options)
     config = uvicorn.Config(app, loop="none", http="httptools", lifespan="off", log_config=None, access_log=False)
     config.load()
     listener = socket.create_server(("127.0.0.1", 0))

@@ -17,7 +17,6 @@ from dashboard.outbound.ai_copies import AiCoreCopies, agent_of, memory_of
 from dashboard.outbound.ai_core import GrpcAiCore
 from dashboard.outbound.ai_queue import AiQueueTarget
 from dashboard.outbound.all_queues import AllQueues
-from dashboard.outbound.copies import CopyStore
 from dashboard.usecases.assistant import Agents, Language, Memories
 from dashboard.usecases.creations import Creations
 from devstack.stack import Stack
@@ -37,6 +36,7 @@ from resilience import (
 )
 from resilience.integrations.redis_queue import RedisQueueStore
 from service_kit import context
+from service_kit.copies import CopyStore
 from service_kit.errors import Conflict
 from service_kit.redis_client import create_client
 from service_kit.rpc_client import channel, is_dependency_failure
@@ -364,3 +364,55 @@ async def test_a_copy_with_gaps_gets_defaults() -> None:
     memory = memory_of({"id": "m", "tags": ["a", None], "embedding": None})
     assert memory is not None
     assert (memory.tags, memory.embedding) == (("a",), "pending")
+
+
+async def test_what_ai_core_itself_has_queued_is_promised_and_found_again(world: World, stack: Stack) -> None:
+    owner = world.user()
+    agent_id, _ = await world.create(owner)
+    await world.names()
+    await stack.kill("postgres")
+    made = await world.agents.create(owner, "Later", "", "", None)
+    changed = await world.agents.change(owner, agent_id, {"name": "Bea"})
+    assert made.value.value.name == "Later"
+    assert (made.pending, changed.pending, (await world.store.stats()).depth) == (True, True, 0)
+    for served in (made, changed):
+        assert [one.fallback for one in served.degradations] == [REDIS_QUEUE]
+        record = await world.ai_core.operation(served.value.operation_id)
+        assert record is not None
+        assert record.status in (OperationStatus.QUEUED, OperationStatus.APPLYING)
+    read, page = await world.agents.get(owner, agent_id), await world.agents.page(owner, 50, None)
+    assert (read.value.name, read.pending, read.as_of is None) == ("Bea", True, False)
+    assert ([agent.name for agent in page.value.items], page.pending) == (["Later", "Bea"], True)
+    assert await world.ai_core.operation("0" * 32) is None
+    await stack.heal("postgres")
+
+    async def applied() -> bool:
+        record = await world.ai_core.operation(made.value.operation_id)
+        return record is not None and record.status is OperationStatus.APPLIED
+
+    async with asyncio.timeout(10):
+        while not await applied():
+            await asyncio.sleep(0.05)
+    assert await world.names() == ["Bea", "Later"]
+    world.act_for(str(uuid.uuid4()))
+    assert await world.ai_core.operation(made.value.operation_id) is None
+
+
+async def test_a_creation_that_ai_core_has_only_queued_is_kept_until_it_is_made(world: World, stack: Stack) -> None:
+    owner = world.user()
+    world.policy.breaker.force_open()
+    agent_id, operation_id = await world.create(owner, "Late")
+    assert operation_id
+    await stack.kill("postgres")
+    world.policy.breaker.reset()
+    for _ in range(2):
+        await world.drainer.drain()
+        assert (await world.store.stats()).depth == 1
+    await stack.heal("postgres")
+    async with asyncio.timeout(10):
+        while (await world.store.stats()).depth:
+            await world.drainer.drain()
+            await asyncio.sleep(0.05)
+    world.act_for(owner)
+    assert await world.names() == ["Late"]
+    assert (await world.ai_core.agent(agent_id)).value.name == "Late"

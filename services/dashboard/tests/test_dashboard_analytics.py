@@ -12,12 +12,12 @@ from dashboard.inbound.http.analytics import NOTE, analytics_body
 from dashboard.model import Analytics, NotAllowed
 from dashboard.outbound import postgres
 from dashboard.outbound.analytics import PostgresActivity, analytics_of, analytics_version
-from dashboard.outbound.copies import CopyStore
 from dashboard.outbound.kept import KeptCopies
 from dashboard.outbound.postgres import Database
 from dashboard.usecases.analytics import UserAnalytics
 from dashboard.usecases.reads import Reads
 from resilience import SYSTEM_CLOCK, CircuitBreaker, MemoryCache, RowPolicy
+from service_kit.copies import CopyStore
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -17,12 +17,12 @@ from dashboard.degradation import MEMORY_CACHE, POSTGRES, REDIS_CACHE
 from dashboard.model import Call, CallUnknown, CursorInvalid, EventUnreadable, Page, Participant
 from dashboard.outbound import postgres
 from dashboard.outbound.calls import CopiesOfCalls, PostgresCalls
-from dashboard.outbound.copies import CopyStore
 from dashboard.outbound.postgres import Database
 from dashboard.ports import StoredCalls
 from dashboard.usecases.calls import ENDED, JOINED, LEFT, STARTED, CallProjection, Calls
 from dashboard.usecases.reads import Reads
 from resilience import CircuitBreaker, CircuitBreakerOpen, FakeClock, MemoryCache, RowPolicy, Served
+from service_kit.copies import CopyStore
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

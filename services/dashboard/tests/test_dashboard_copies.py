@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+import service_kit.copies as module
 from dashboard.degradation import MEMORY_CACHE, REDIS_CACHE
 from dashboard.model import User
-from dashboard.outbound import copies as module
-from dashboard.outbound.copies import CopyStore, UserCopies
+from dashboard.outbound.copies import UserCopies
 from resilience import MISSING, MemoryCache, Rung
 from resilience.testing import FakeClock
+from service_kit.copies import CopyStore
 from service_kit.redis_client import create_client
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

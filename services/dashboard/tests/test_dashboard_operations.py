@@ -52,3 +52,22 @@ async def test_what_may_wait_in_a_queue_that_cannot_be_asked_is_not_denied() -> 
 async def test_another_s_operation_is_not_shown() -> None:
     with pytest.raises(OperationUnknown):
         await operations(RECORD, None).status("o", "ben")
+
+
+async def test_what_another_service_has_queued_is_asked_for_there_by_whoever_is_logged_in() -> None:
+    asked: list[str] = []
+
+    async def elsewhere(operation_id: str) -> OperationRecord | None:
+        asked.append(operation_id)
+        return OperationRecord(Operation("o", "agent.update", "ai-core", "", {}), OperationStatus.QUEUED)
+
+    for queue, table in ((None, None), (None, OSError()), (QueueUnavailable("away"), None)):
+        known = operations(queue, table)
+        known._elsewhere = elsewhere
+        assert (await known.status("o", "anna")).value.status is OperationStatus.QUEUED
+        with pytest.raises((OperationUnknown, OSError, QueueUnavailable)):
+            await known.status("o", None)
+    known = operations(RECORD, None)
+    known._elsewhere = elsewhere
+    assert (await known.status("o", "anna")).value is RECORD
+    assert len(asked) == 3

@@ -18,10 +18,10 @@ from dashboard.inbound.http.doors import listed
 from dashboard.inbound.http.users import user_body
 from dashboard.model import CursorInvalid, User
 from dashboard.outbound import reading, users
-from dashboard.outbound.copies import _decode
 from dashboard.outbound.postgres import Database
 from dashboard.outbound.users import PostgresUsers
 from resilience import Operation
+from service_kit.copies import _decode
 
 FIELDS = ("id", "email", "display_name", "role", "created_at", "updated_at", "revision")
 

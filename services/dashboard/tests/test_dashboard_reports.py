@@ -18,7 +18,6 @@ from dashboard.degradation import MEMORY_CACHE, POSTGRES
 from dashboard.model import Report, ReportUnknown
 from dashboard.outbound import postgres
 from dashboard.outbound.analytics import PostgresActivity
-from dashboard.outbound.copies import CopyStore
 from dashboard.outbound.kept import KeptCopies
 from dashboard.outbound.postgres import Database
 from dashboard.outbound.reports import PostgresReports, report_of, report_version
@@ -26,6 +25,7 @@ from dashboard.ports import ReportRows
 from dashboard.usecases.reads import Reads
 from dashboard.usecases.reports import ReportLimits, Reports
 from resilience import SYSTEM_CLOCK, CircuitBreaker, CircuitBreakerOpen, MemoryCache, RowPolicy, WriteRefused
+from service_kit.copies import CopyStore
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -17,7 +17,6 @@ import webrtc.model
 from dashboard.degradation import MEMORY_CACHE, POSTGRES, REDIS, REDIS_CACHE, ROOMS_DATABASE, WEBRTC
 from dashboard.model import CursorInvalid, Page, Room, RoomUnknown
 from dashboard.outbound import postgres
-from dashboard.outbound.copies import CopyStore
 from dashboard.outbound.postgres import Database
 from dashboard.outbound.room_projection import MAX_NOTED, REFRESH_SECONDS, RoomProjection
 from dashboard.outbound.rooms import PostgresRooms, cursor_after, place_of
@@ -36,6 +35,7 @@ from resilience import (
     deadline_scope,
 )
 from service_kit import context
+from service_kit.copies import CopyStore
 from service_kit.errors import DependencyUnavailable, ServiceError
 from service_kit.rpc_client import channel, is_dependency_failure
 from services.dashboard.tests.room_server import RoomServer, act_as

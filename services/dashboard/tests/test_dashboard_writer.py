@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from dashboard.degradation import POSTGRES, REDIS_QUEUE
 from dashboard.model import User, UserUnknown
 from dashboard.outbound import postgres
-from dashboard.outbound.copies import CopyStore, UserCopies
+from dashboard.outbound.copies import UserCopies
 from dashboard.outbound.passwords import Argon2Hasher
 from dashboard.outbound.postgres import Database
 from dashboard.outbound.queue_target import UserQueueTarget
@@ -38,6 +38,7 @@ from resilience import (
     Written,
 )
 from resilience.integrations.redis_queue import RedisQueueStore
+from service_kit.copies import CopyStore
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

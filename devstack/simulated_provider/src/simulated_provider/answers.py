@@ -6,13 +6,16 @@ a label in the JSON alone would be lost as soon as somebody copies the text.
 
 import re
 from collections.abc import Sequence
+from itertools import cycle, islice
 from typing import Any
 
 LABEL = "[simulated]"
-MODELS = ("gpt-4", "gpt-3.5-turbo")
 _TRANSLATION = re.compile(r'[Tt]ranslate\b[^"]{0,100}\binto\b[^"]{0,40}"([^"\n]{2,40})"')
 QUOTE_LIMIT = 120
 """Characters of the question that the answer repeats."""
+_FILLING = ("These ", "words ", "only ", "fill ", "the ", "answer ", "up. ")
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_PIECE = re.compile(r"\S+\s*|\s+")
 
 
 def question_in(messages: Sequence[dict[str, Any]]) -> str:
@@ -55,9 +58,20 @@ def _language_in(messages: Sequence[dict[str, Any]]) -> str:
 
 def tokens_in(text: str) -> int:
     """A rough token count, words and punctuation marks: enough to fill the `usage` member."""
-    return len(re.findall(r"\w+|[^\w\s]", text))
+    return len(_TOKEN.findall(text))
 
 
 def pieces_of(text: str) -> list[str]:
     """The text cut after each space, as a model would stream it; joined again it is the same text."""
-    return re.findall(r"\S+\s*|\s+", text)
+    return _PIECE.findall(text)
+
+
+def said(messages: Sequence[dict[str, Any]], least: int = 0, most: int | None = None) -> tuple[list[str], bool]:
+    """The answer in pieces, of at least and at most so many, and whether it was cut off."""
+    pieces = pieces_of(answer_to(messages))
+    if len(pieces) < least:
+        pieces[-1] += " "
+        pieces += islice(cycle(_FILLING), least - len(pieces))
+    if most is not None and len(pieces) > most:
+        return pieces[:most], True
+    return pieces, False

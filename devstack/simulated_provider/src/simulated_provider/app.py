@@ -1,76 +1,126 @@
-"""The simulated provider's HTTP surface: chat completions (JSON and SSE), the model list, health. No admin surface."""
+"""Which request is whose: three providers by their paths, the admin API, health."""
 
-import time
-from collections.abc import AsyncIterator, Iterator
+from __future__ import annotations
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final
+from urllib.parse import unquote
 
-from simulated_provider import wire
-from simulated_provider.answers import MODELS
+import orjson
 
-MAX_BODY = 4_000_000
-"""Bytes of a request that are read before it is refused."""
+from simulated_provider.anthropic import Anthropic
+from simulated_provider.behave import Misbehaviour, at_once, in_time
+from simulated_provider.elevenlabs import ElevenLabs
+from simulated_provider.faults import Calls, Faults, parse_fault, parse_settings
+from simulated_provider.openai import OpenAI
+from simulated_provider.server import Exchange
+from simulated_provider.values import Call, Dialect, Refused, Settings
 
-
-def create_app() -> Starlette:
-    """Build the application."""
-    return Starlette(
-        routes=[
-            Route("/v1/chat/completions", chat, methods=["POST"]),
-            Route("/v1/models", models, methods=["GET"]),
-            Route("/health", health, methods=["GET"]),
-        ],
-        exception_handlers={wire.InvalidRequestError: refused, HTTPException: http_error},
-    )
+DIALECTS: Final[Mapping[str, Dialect]] = {"openai": OpenAI(), "anthropic": Anthropic(), "elevenlabs": ElevenLabs()}
+KINDS: Final = {
+    "openai": ("chat", "stream", "embeddings", "speech", "models"),
+    "anthropic": ("chat", "stream", "models"),
+    "elevenlabs": ("speech", "models"),
+}
+_HEALTH: Final = b'{"status":"healthy","service":"simulated-provider","simulated":true}'
 
 
-async def chat(request: Request) -> Response:
-    """`POST /v1/chat/completions`."""
-    parsed = wire.parse(await _body(request))
-    completion = wire.complete(parsed, int(time.time()))
-    if not parsed.stream:
-        return JSONResponse(wire.as_json(completion))
-    events = wire.as_events(completion, include_usage=parsed.include_usage)
-    return StreamingResponse(_each(events), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+def targets() -> list[str]:
+    """Everything for which a fault can be ordered."""
+    return [
+        name
+        for provider, dialect in DIALECTS.items()
+        for name in (provider, *(f"{provider}:{one}" for one in (*dialect.models, *KINDS[provider])))
+    ]
 
 
-async def models(_: Request) -> Response:
-    """`GET /v1/models`."""
-    listed = [{"id": model, "object": "model", "created": 0, "owned_by": "simulated"} for model in MODELS]
-    return JSONResponse({"object": "list", "data": listed, "simulated": True})
+class App:
+    """Answers each request of the server."""
+
+    def __init__(self, settings: Settings = Settings()) -> None:  # noqa: B008 - it cannot be changed
+        self.settings = settings
+        self.calls = Calls()
+        self.faults = Faults(targets())
+
+    def __call__(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        """See `server.Handler`."""
+        target = exchange.target
+        if target.startswith("/v1/"):
+            return self._provider(exchange, DIALECTS["openai"], target.partition("?")[0])
+        for name in ("anthropic", "elevenlabs"):
+            if target.startswith(f"/{name}/"):
+                path = target.removeprefix(f"/{name}")
+                return self._provider(
+                    exchange, DIALECTS[name], path if name == "elevenlabs" else path.partition("?")[0]
+                )
+        self._own(exchange, unquote(target.partition("?")[0]))
+        return None
+
+    def _provider(self, exchange: Exchange, dialect: Dialect, path: str) -> Coroutine[Any, Any, None] | None:
+        try:
+            call = dialect.parse(exchange.method, path, exchange.body, exchange.headers)
+        except Refused as refused:
+            at_once(exchange, refused.answer)
+            return None
+        fault = self.faults.pick(call)
+        self.calls.count(call, faulted=fault is not None)
+        if fault is not None:
+            return Misbehaviour(exchange, call, dialect, fault, self.settings).run()
+        return self._well(exchange, dialect, call)
+
+    def _well(self, exchange: Exchange, dialect: Dialect, call: Call) -> Coroutine[Any, Any, None] | None:
+        answer = dialect.answer(call, self.settings)
+        if self.settings.token_delay:
+            return in_time(exchange, answer, self.settings.token_delay)
+        at_once(exchange, answer)
+        return None
+
+    # --- our own
+
+    def _own(self, exchange: Exchange, path: str) -> None:
+        if path == "/health" and exchange.method == "GET":
+            exchange.answer(200, _HEALTH)
+            return
+        if not path.startswith("/admin/"):
+            _tell(exchange, 404, {"error": {"message": "Nothing is here.", "type": "not_found", "code": None}})
+            return
+        try:
+            self._admin(exchange, path.removeprefix("/admin/"))
+        except ValueError as error:
+            _tell(exchange, 422, {"error": {"message": str(error), "type": "validation", "code": None}})
+        except KeyError as error:
+            message = f"no target {error.args[0]!r}; known: {', '.join(sorted(self.faults.targets))}"
+            _tell(exchange, 404, {"error": {"message": message, "type": "not_found", "code": None}})
+
+    def _admin(self, exchange: Exchange, path: str) -> None:
+        """Raises ValueError for a body, KeyError for a target that is wrong."""
+        what, _, target = path.partition("/")
+        match exchange.method, what, bool(target):
+            case "GET", "calls", False:
+                _tell(exchange, 200, self.calls.shown())
+            case "DELETE", "calls", False:
+                self.calls.clear()
+                _tell(exchange, 200, {})
+            case "GET", "faults", False:
+                _tell(exchange, 200, self.faults.shown())
+            case "PUT", "faults", True:
+                self.faults.order(target, parse_fault(orjson.loads(exchange.body)))
+                _tell(exchange, 200, self.faults.shown())
+            case "DELETE", "faults", _:
+                self.faults.clear(target)
+                _tell(exchange, 200, self.faults.shown())
+            case "GET", "targets", False:
+                _tell(exchange, 200, sorted(self.faults.targets))
+            case "GET" | "PUT", "settings", False:
+                self._change(exchange)
+            case _:
+                _tell(exchange, 404, {"error": {"message": "Nothing is here.", "type": "not_found", "code": None}})
+
+    def _change(self, exchange: Exchange) -> None:
+        if exchange.method == "PUT":
+            self.settings = parse_settings(orjson.loads(exchange.body), self.settings)
+        _tell(exchange, 200, self.settings)
 
 
-async def health(_: Request) -> Response:
-    """`GET /health`: the process answers."""
-    return JSONResponse({"status": "healthy", "service": "simulated-provider", "simulated": True})
-
-
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise wire.InvalidRequestError("The request body is too large.", status=413)
-    return bytes(body)
-
-
-async def _each(events: Iterator[str]) -> AsyncIterator[str]:
-    """As an async iterator, so that Starlette need not hand every event to a thread."""
-    for event in events:
-        yield event
-
-
-async def refused(_: Request, exc: Exception) -> Response:
-    """A request this format does not know, in OpenAI's error shape."""
-    assert isinstance(exc, wire.InvalidRequestError)  # noqa: S101 - registered for this type only
-    return JSONResponse(exc.body, status_code=exc.status)
-
-
-async def http_error(_: Request, exc: Exception) -> Response:
-    """Unknown path or method, in the same shape."""
-    assert isinstance(exc, HTTPException)  # noqa: S101 - registered for this type only
-    return JSONResponse(wire.InvalidRequestError(exc.detail).body, status_code=exc.status_code, headers=exc.headers)
+def _tell(exchange: Exchange, status: int, value: object) -> None:
+    exchange.answer(status, orjson.dumps(value))

@@ -56,12 +56,17 @@ class RowStatus(NamedTuple):
 
 
 def mode_of(statuses: Iterable[RowStatus]) -> Mode:
-    """Emergency: two P0 rows down at once, or one whose fallback fails too. Degraded: any row down. Else normal."""
-    down = [status for status in statuses if status.down]
-    critical = [status for status in down if status.priority is Priority.P0]
-    if len(critical) >= 2 or any(status.fallback_failing for status in critical):
+    """Emergency: two P0 rows down at once, or one whose fallback fails too. Degraded: any circuit open. Else normal.
+
+    Statuses with one label are one row with several circuits: it is down when none of them is closed.
+    """
+    rows: dict[str, list[RowStatus]] = {}
+    for status in statuses:
+        rows.setdefault(status.label, []).append(status)
+    critical = [row for row in rows.values() if row[0].priority is Priority.P0 and all(one.down for one in row)]
+    if len(critical) >= 2 or any(one.fallback_failing for row in critical for one in row):
         return Mode.EMERGENCY
-    return Mode.DEGRADED if down else Mode.NORMAL
+    return Mode.DEGRADED if any(one.down for row in rows.values() for one in row) else Mode.NORMAL
 
 
 class ModeChanged(NamedTuple):

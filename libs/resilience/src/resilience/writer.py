@@ -92,13 +92,20 @@ class DurableWriter:
         self._mirror = Mirror()
 
     async def write(
-        self, operation: Operation, direct: Callable[[bool], Awaitable[T]]
+        self,
+        operation: Operation,
+        direct: Callable[[bool], Awaitable[T]],
+        *,
+        settle: bool = True,
+        queue_first: bool = False,
     ) -> Served[Written[T] | Accepted]:
         """Applies the operation with ``direct`` or queues it.
 
         ``direct(unordered)`` runs one transaction; ``unordered`` is True when the queue could not be asked about older
         writes; it is stamped with the time of this call, not of its arrival, as one that is late must not pass for
         newer than what was accepted meanwhile. Errors that are answers of the target are raised as they are.
+        ``settle=False``: behind another write the caller does not wait for it to be applied. ``queue_first``: the
+        caller has just seen the target fail; it is not asked again unless the queue cannot be.
 
         Raises WriteRefused: nothing was accepted, or (not ``certain``) nobody answered.
         """
@@ -107,8 +114,8 @@ class DurableWriter:
             older = await self._store.is_waiting(operation.entity)
         except QueueUnavailable:
             older, unordered = False, True
-        if older:
-            return await self._behind(operation)
+        if older or (queue_first and not unordered):
+            return await self._behind(operation, settle)
 
         refused: QueueError | None = None
         unanswered = False
@@ -153,16 +160,17 @@ class DurableWriter:
             self._mirror.add(record.operation or operation)
         return Accepted(record)
 
-    async def _behind(self, operation: Operation) -> Served[Accepted]:
+    async def _behind(self, operation: Operation, settle: bool) -> Served[Accepted]:
         """Queues behind an older write of the entity and, with the database there, waits for both to be applied."""
         try:
             accepted = await self._enqueue(operation)
         except QueueError as error:
             raise self._refusal(error) from error
-        if self._policy.breaker.state is not CircuitState.OPEN:
+        if settle and self._policy.breaker.state is not CircuitState.OPEN:
             accepted = Accepted(await self._settled(operation.id, accepted.record))
         if accepted.record.status is OperationStatus.APPLIED:
             return Served(accepted)
+        self._policy.note_fallback(self._fallback)
         return Served(accepted, degradations=(self._policy.degradation(self._fallback),))
 
     async def _settled(self, operation_id: str, record: OperationRecord) -> OperationRecord:

@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from resilience.outcome import Degradation, Served
 
@@ -24,7 +24,17 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 class RequestContext:
     """The state of one request. Mutable on purpose: work in child tasks adds to the same list."""
 
-    __slots__ = ("bearer", "degradations", "error", "headers", "rearm", "request_id", "trace_id", "traceparent")
+    __slots__ = (
+        "bearer",
+        "degradations",
+        "error",
+        "headers",
+        "rearm",
+        "request_id",
+        "shape",
+        "trace_id",
+        "traceparent",
+    )
 
     def __init__(self, request_id: str, bearer: str = "", traceparent: str = "") -> None:
         self.request_id = request_id
@@ -35,6 +45,7 @@ class RequestContext:
         self.headers: list[tuple[bytes, bytes]] | None = None  # for the answer, whatever it will be
         self.error = ""  # the reason of the failed answer, for metrics
         self.rearm: Callable[[float | None], None] | None = None
+        self.shape: Callable[[Any], Any] | None = None  # from an error to its response, where that is no problem+json
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("request", default=None)

@@ -6,7 +6,8 @@ restarted one found after up to 15 s; with these it is about 1 s each.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import grpc
@@ -14,12 +15,12 @@ import grpc
 from resilience.breaker import Verdict
 from resilience.deadline import current_deadline
 from resilience.matrix import Row
-from resilience.outcome import Served
+from resilience.outcome import Degradation, Served
 
 from . import context
 from .errors import ErrorReason, RequestTimeout, ServiceError
 from .provenance import from_metadata
-from .rpc_errors import from_grpc
+from .rpc_errors import from_grpc, no_answer
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 1000),
@@ -59,6 +60,60 @@ class Caller:
             return Served(response, from_metadata(await call.trailing_metadata() or ()))
         except grpc.aio.AioRpcError as failure:
             raise from_grpc(failure, self._row) from failure
+
+    async def stream(
+        self, method: Callable[..., Any], request: object, *, timeout: float, idle: float
+    ) -> Served[PeerStream]:
+        """The peer's stream once its first response is there, with the degradations known then.
+
+        ``timeout``: seconds for all of it, whatever the deadline of the request was; ``idle``: for each further
+        response. The opening is bounded by whoever calls this. Raises as ``unary``.
+        """
+        call = method(request, timeout=timeout, metadata=_metadata())
+        try:
+            first = await call.read()
+            if first is grpc.aio.EOF:
+                raise no_answer(self._row)
+            known = from_metadata(await call.initial_metadata() or ())
+            return Served(PeerStream(call, first, self._row, idle), known)
+        except grpc.aio.AioRpcError as failure:
+            raise from_grpc(failure, self._row) from failure
+        except BaseException:
+            call.cancel()
+            raise
+
+
+class PeerStream:
+    """What another service of ours is sending. Left early, the call is cancelled, and with it whatever feeds it."""
+
+    def __init__(self, call: Any, first: Any, row: Row | None, idle: float) -> None:
+        self.first = first
+        self.degradations: tuple[Degradation, ...] = ()
+        """All that took part, known at the end."""
+        self._call = call
+        self._row = row
+        self._idle = idle
+
+    async def __aenter__(self) -> PeerStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._call.cancel()
+
+    async def rest(self) -> AsyncGenerator[Any, None]:
+        """The responses after the first. Raises ServiceError when it breaks off or nothing comes for too long."""
+        try:
+            while True:
+                async with asyncio.timeout(self._idle):
+                    response = await self._call.read()
+                if response is grpc.aio.EOF:
+                    break
+                yield response
+            self.degradations = from_metadata(await self._call.trailing_metadata() or ())
+        except grpc.aio.AioRpcError as failure:
+            raise from_grpc(failure, self._row) from failure
+        except TimeoutError as failure:
+            raise no_answer(self._row) from failure
 
 
 def _limit(timeout: float) -> float:

@@ -94,13 +94,18 @@ def from_grpc(failure: grpc.RpcError, row: Row | None = None) -> ServiceError:
     if detail is not None:
         return _answer(detail, metadata)
     if code in NO_ANSWER or code is grpc.StatusCode.CANCELLED or code is grpc.StatusCode.UNIMPLEMENTED:
-        return errors.DependencyUnavailable(
-            (row.user_text if row else "") or _DEFAULT_TEXT,
-            row=row.id if row else "",
-            retry_after=row.probe_interval if row else None,
-            answered=False,
-        )
+        return no_answer(row)
     return _BARE.get(code, errors.Internal)("The request was refused.")
+
+
+def no_answer(row: Row | None) -> ServiceError:
+    """The error of a call that did not reach a working service, or was broken off by it."""
+    return errors.DependencyUnavailable(
+        (row.user_text if row else "") or _DEFAULT_TEXT,
+        row=row.id if row else "",
+        retry_after=row.probe_interval if row else None,
+        answered=False,
+    )
 
 
 def _status(failure: grpc.RpcError) -> tuple[grpc.StatusCode, Metadata]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -22,6 +23,7 @@ from resilience.errors import CallTimeout, ResilienceError
 
 from . import context, errors, logs
 from .errors import ServiceError
+from .http.event_stream import STREAM_SECONDS
 from .http.problems import from_resilience
 from .provenance import to_metadata
 from .rpc_errors import to_grpc
@@ -44,7 +46,7 @@ MAX_CONCURRENT = 1000
 ANSWER_MARGIN = 0.05  # share of the caller's time kept for sending our answer, at most MAX_MARGIN seconds
 MAX_MARGIN = 0.05
 
-Handler = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
+Handler = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Any]
 
 
 def create_server(runtime: ServiceRuntime, add: Callable[[grpc.aio.Server], None]) -> grpc.aio.Server:
@@ -111,7 +113,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Wraps every unary-unary handler once; streams get the context and the error table, no time limit."""
+    """Wraps every handler of ours once. No service of ours reads a stream of requests."""
 
     def __init__(self, runtime: ServiceRuntime) -> None:
         self._runtime = runtime
@@ -124,10 +126,18 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if known is not None:
             return known
         handler = await continuation(details)
-        if handler is None or handler.unary_unary is None or method.startswith("/grpc."):
+        if handler is None or handler.request_streaming or method.startswith("/grpc."):
             return handler
-        wrapped = grpc.unary_unary_rpc_method_handler(
-            Wrapped(self._runtime, method.lstrip("/"), handler.unary_unary).answer,
+        name = method.lstrip("/")
+        streams = handler.response_streaming
+        make = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+        around = (
+            WrappedStream(self._runtime, name, handler.unary_stream)
+            if streams
+            else Wrapped(self._runtime, name, handler.unary_unary)
+        )
+        wrapped: grpc.RpcMethodHandler[Any, Any] = make(
+            around.answer,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
@@ -137,6 +147,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
 class Wrapped:
     """One method of the service with everything around it."""
+
+    open_ended = False
 
     def __init__(self, runtime: ServiceRuntime, method: str, handler: Handler) -> None:
         self._runtime = runtime
@@ -153,7 +165,7 @@ class Wrapped:
         try:
             response = await self._work(request, call)
             if state.degradations:
-                call.set_trailing_metadata((("x-request-id", state.request_id), *to_metadata(state.degradations)))
+                call.set_trailing_metadata(_provenance(state))
             status = "OK"
             return response
         except ServiceError as error:
@@ -174,10 +186,8 @@ class Wrapped:
         return ServerSpan(tracer, state, self._method)
 
     async def _work(self, request: Any, call: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        limit = self._limit(call.time_remaining())
         try:
-            with deadline_scope(limit * (1 - ANSWER_MARGIN)):
-                return await hard_timeout(self._handler(request, call), limit, name=self._method)
+            return await self._handled(request, call)
         except (ServiceError, asyncio.CancelledError, grpc.aio.BaseError):
             raise
         except CallTimeout as error:
@@ -189,6 +199,11 @@ class Wrapped:
         except Exception as error:
             log.error("unhandled error", route=self._method, error=type(error).__name__, exc_info=error)
             raise errors.Internal(errors.INTERNAL_MESSAGE) from error
+
+    async def _handled(self, request: Any, call: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        limit = self._limit(call.time_remaining())
+        with deadline_scope(limit * (1 - ANSWER_MARGIN)):
+            return await hard_timeout(self._handler(request, call), limit, name=self._method)
 
     def _limit(self, remaining: float | None) -> float:
         if remaining is None:
@@ -205,12 +220,49 @@ class Wrapped:
     def _note(self, state: context.RequestContext, status: str, seconds: float) -> None:
         runtime = self._runtime
         runtime.metrics.rpc(self._method, status, seconds)
-        if seconds > runtime.settings.slow_request:
+        if seconds > runtime.settings.slow_request and not self.open_ended:
             log.warning("slow request", route=self._method, status=status, ms=round(seconds * 1000))
         if state.error:
             transient = status in ("UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED")
             runtime.metrics.error(state.error, self._method, transient=transient)
         runtime.access_log.write(state, "grpc", self._method, status, seconds)
+
+
+class WrappedStream(Wrapped):
+    """One method that answers with a stream, its handler an asynchronous generator.
+
+    Whatever degraded the answer before its first response is in the initial metadata, all of it in the trailing one. A
+    caller that leaves ends the generator at once, wherever it waits. No task of its own per response, so the limit of
+    time is a soft one: what the generator waits for keeps the hard ones.
+    """
+
+    open_ended = True
+
+    async def _handled(self, request: Any, call: grpc.aio.ServicerContext[Any, Any]) -> None:
+        remaining = call.time_remaining()
+        limit = STREAM_SECONDS if remaining is None else self._limit(remaining)
+        try:
+            async with asyncio.timeout(limit) as timer, aclosing(self._handler(request, call)) as responses:
+                with deadline_scope(limit * (1 - ANSWER_MARGIN)):
+                    await _send(responses, call)
+        except TimeoutError as error:
+            if not timer.expired():
+                raise
+            raise CallTimeout(self._method, limit) from error
+
+
+async def _send(responses: AsyncGenerator[Any, None], call: grpc.aio.ServicerContext[Any, Any]) -> None:
+    begun = False
+    async for response in responses:
+        if not begun:
+            begun = True
+            state = context.current()
+            await call.send_initial_metadata(_provenance(state) if state else ())
+        await call.write(response)
+
+
+def _provenance(state: context.RequestContext) -> tuple[tuple[str, str], ...]:
+    return (("x-request-id", state.request_id), *to_metadata(state.degradations))
 
 
 def _state(call: grpc.aio.ServicerContext[Any, Any]) -> context.RequestContext:

@@ -119,10 +119,13 @@ class ServiceRuntime:
         retry_on: Callable[[Exception], bool] = never,
         timeout: float | None = None,
         on_closed: Callable[[], None] | None = None,
+        trial: Callable[[], Awaitable[object]] | None = None,
     ) -> RowPolicy:
         """The row's policy, with the configured thresholds; shown in health, metrics and status, and probed while open.
 
-        `timeout` in seconds for one call, the row's own when None. Raises ValueError when the row is there already.
+        `timeout` in seconds for one call, the row's own when None. `trial`: see `Prober`.
+
+        Raises ValueError when the row is there already.
         """
         if row.id in self.policies:
             raise ValueError(f"row {row.id!r} has a policy already")
@@ -148,7 +151,9 @@ class ServiceRuntime:
         self.policies[row.id] = policy
         self.metrics.circuit(row.dependency, breaker.state)
         if probe is not None:
-            prober = Prober(policy, probe, interval=row.probe_interval, clock=self.clock, on_closed=on_closed)
+            prober = Prober(
+                policy, probe, interval=row.probe_interval, clock=self.clock, on_closed=on_closed, trial=trial
+            )
             self.background(f"prober {row.id}", prober.run)
         elif on_closed is not None:
             breaker.subscribe(lambda change: on_closed() if change.new is CircuitState.CLOSED else None)
@@ -219,11 +224,12 @@ class ServiceRuntime:
         self._show_mode()
 
     def find_policies(self, dependency: str) -> list[RowPolicy]:
-        """The policies of a dependency, a row id or a row label."""
+        """The policies of a dependency, a row id or a row label; all those of a row that has several circuits."""
         return [
             policy
             for policy in self.policies.values()
             if dependency in (policy.row.dependency, policy.row.id, policy.row.label)
+            or ("." in dependency and policy.row.id.startswith(f"{dependency}."))
         ]
 
     # -- running

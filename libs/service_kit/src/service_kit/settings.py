@@ -148,6 +148,8 @@ class ServiceSettings(BaseSettings):
     memory_cache_ttl: PositiveSeconds = 300.0
     fallback_queue_ttl: PositiveSeconds = 3600.0
     fallback_queue_max_size: Annotated[int, Field(ge=1)] = 10_000
+    fallback_queue_interval: PositiveSeconds = 30.0
+    """How often the queue is looked at when nothing else has it drained."""
 
     @field_validator("log_level", "log_format", "access_log", "environment", mode="before")
     @classmethod
@@ -176,14 +178,14 @@ class ServiceSettings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _collect_overrides(cls, values: Any) -> Any:
-        return {**values, "circuit overrides": {**_dotenv(cls), **os.environ}}
+        return {**values, "circuit overrides": environment(cls)}
 
     def circuit(self, row: Row) -> tuple[int, float]:
         """Consecutive failures that open the row's circuit, and seconds it stays open.
 
         The environment's value for the dependency, else the row's own, else the platform's default.
         """
-        prefix = row.dependency.upper().replace("-", "_")
+        prefix = re.sub(r"[^A-Z0-9]", "_", row.dependency.upper())
         failures = self.circuit_overrides.get(f"{prefix}_MAX_FAILURES", row.max_failures)
         seconds = self.circuit_overrides.get(f"{prefix}_TIMEOUT", row.open_seconds)
         return int(failures or self.circuit_breaker_max_failures), seconds or self.circuit_breaker_timeout
@@ -221,6 +223,11 @@ def _password(url: str) -> str:
         return unquote(urlsplit(url).password or "")
     except ValueError:  # its text would quote the address
         return ""
+
+
+def environment(cls: type[BaseSettings]) -> dict[str, str]:
+    """All variables, for settings whose names are not known beforehand."""
+    return {**_dotenv(cls), **os.environ}
 
 
 def _dotenv(cls: type[BaseSettings]) -> dict[str, str]:

@@ -126,6 +126,14 @@ class Metrics:
         """Show one more number of this service, asked for whenever the metrics are read."""
         Gauge(name, text, ("service",), registry=self.registry).labels(self.service).set_function(value)
 
+    def histogram(self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = DURATIONS) -> Histogram:
+        """One more distribution of this service; labels from a bounded set."""
+        return Histogram(name, text, labels, registry=self.registry, buckets=buckets)
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        """One more count of this service; labels from a bounded set."""
+        return Counter(name, text, labels, registry=self.registry)
+
     def mode(self, mode: Mode, degraded_seconds: float) -> None:
         """Show the service's mode and the seconds it has spent outside `normal`."""
         self.degraded_seconds = degraded_seconds

@@ -10,9 +10,9 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -33,6 +33,8 @@ DEFAULT_PAGE = 50
 AGENTS_PER_OWNER = 1_000
 CONVERSATIONS_PER_AGENT = 100
 MEMORIES_PER_OWNER = 10_000
+EMBEDDED_TEXTS = 256
+"""Texts that one request may have embedded."""
 HISTORY_TURNS = 20
 """Turns of a conversation that are kept and sent along, newest last."""
 HISTORY_CHARACTERS = 40_000
@@ -66,38 +68,54 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of a conversation."""
+    """One message of a conversation. ``at``: when its exchange began (unix seconds); both turns of it have the same."""
 
     role: Literal["system", "user", "assistant"]
     content: str
+    at: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
-    """What a provider answered, and which one and which model it was."""
+class Conversation:
+    """What was said to an agent, oldest first; ``turns`` is empty in lists. ``updated_at`` in unix seconds."""
 
-    text: str
-    provider: str
-    model: str
-    simulated: bool
+    id: str
+    updated_at: float
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An agent's answer. ``fallback_from`` names the provider that should have answered when another did."""
+    """An agent's answer. ``fallback_from`` names the link of the chain that should have answered when another did.
+
+    ``as_of``: when a cached answer was given (unix seconds); None for a live one. ``cost`` in US dollars, None when no
+    price is known. ``finish_reason`` as OpenAI names it.
+    """
 
     reply: str
     provider: str
     model: str
     conversation_id: str
     simulated: bool
-    cached: bool = False
     fallback_from: str = ""
+    as_of: float | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+    finish_reason: str = ""
+
+    @property
+    def cached(self) -> bool:
+        """Whether it is a kept answer."""
+        return self.as_of is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A text that somebody wants remembered; found by full text only while its embedding is pending."""
+    """A text that somebody wants remembered; found by its words only while its embedding is pending.
+
+    ``embedding_model``: the best model of which it has a vector; "" while pending.
+    """
 
     id: str
     owner_id: str
@@ -105,6 +123,7 @@ class Memory:
     tags: tuple[str, ...]
     embedding: Literal["pending", "ready"]
     created_at: float
+    embedding_model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +161,8 @@ class Speech:
     audio: bytes | None = None
     content_type: str = ""
     provider: str = ""
+    model: str = ""
+    simulated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +197,22 @@ class KeyReused(DomainError):
     """The idempotency key was used before: for another request, for something deleted by now, or it was abandoned."""
 
 
+class WriteFailed(DomainError):
+    """The write was accepted into the queue before, and could not be applied; ``error``: why, as the queue has it."""
+
+    def __init__(self, error: str = "") -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class ConversationUnknown(DomainError):
+    """There is no such conversation with this agent."""
+
+
+class OperationUnknown(DomainError):
+    """There is no such operation, or it is somebody else's."""
+
+
 class IdTaken(DomainError):
     """The id that the caller chose belongs to something else."""
 
@@ -208,9 +245,6 @@ class Listed(Protocol):
 
     @property
     def created_at(self) -> float: ...
-
-
-L = TypeVar("L", bound=Listed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,10 +322,18 @@ def fingerprint(request: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
-def page_of(found: Sequence[L], size: int) -> Page[L]:
-    """A page of ``size``, made from one item more than that when there are as many."""
+def page_of(
+    found: Sequence[T], size: int, place: Callable[[Any], Cursor] = Cursor.after, *, complete: bool = True
+) -> Page[T]:
+    """A page of ``size``, made from one item more than that when there are as many; ``complete``: no others follow."""
     items = list(found[:size])
-    return Page(items, str(Cursor.after(items[-1])) if len(found) > size else "")
+    more = len(found) > size or not complete
+    return Page(items, str(place(items[-1])) if more and items else "")
+
+
+def conversation_place(conversation: Conversation) -> Cursor:
+    """Where a conversation is in a list."""
+    return Cursor(round(conversation.updated_at * 1_000_000), conversation.id)
 
 
 _LIMITS = {

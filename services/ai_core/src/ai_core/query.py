@@ -6,11 +6,18 @@ Source of the shapes: OpenAI API reference, "Create chat completion" and "The ch
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import orjson
+
 Json = Mapping[str, Any]
+
+KEY_VERSION = 1
+"""To be raised when kept answers change their form: the old ones are then never found again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,9 @@ class Query:
     (temperature, max_tokens, response_format, tools, ...), without ``model``, ``stream`` and ``stream_options``.
     ``tenant``: whose query it is; answers are never shared between tenants. ``prefer``: the model that the caller
     wants, as a link's name or a model's; empty: the chain's first. ``agent``: the agent that asks, if any.
+
+    ``fresh_seconds``: an answer that is at most so old may be given without asking a provider. ``keep``: whether the
+    answer may be kept at all (RFC 9111, section 5.2.1.5: no-store).
     """
 
     messages: Sequence[Json]
@@ -41,6 +51,16 @@ class Query:
     parameters: Json = field(default_factory=dict)
     prefer: str = ""
     agent: str = ""
+    fresh_seconds: float = 0.0
+    keep: bool = True
+
+    def key(self) -> str:
+        """The same for two queries only if everything that shapes the answer is the same, the tenant included.
+
+        The model of the chain that happens to answer is no part of it.
+        """
+        shape = [KEY_VERSION, self.tenant, self.agent, self.prefer, self.messages, self.parameters]
+        return hashlib.sha256(_canonical(shape)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +129,18 @@ class Chunk:
     commits: bool = False
     finish_reason: str = ""
     usage: Usage | None = None
+
+
+def _canonical(value: object) -> bytes:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # whole numbers over 64 bits and lone surrogates, which JSON can carry
+        return json.dumps(value, sort_keys=True, default=_plain).encode()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Sequence):
+        return list(value)
+    raise TypeError(f"a {type(value).__name__} is no part of a query")

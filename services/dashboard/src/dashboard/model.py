@@ -7,6 +7,17 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+AI_CORE_ENTITY = "ai-core"
+"""What an operation changes that waits in AI Core: which of its things, only AI Core knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made(Generic[T]):
+    """What a write makes; ``operation_id`` finds the write again while it is still to be done, else empty."""
+
+    value: T
+    operation_id: str = ""
+
 
 @dataclass(frozen=True, slots=True)
 class User:
@@ -129,8 +140,34 @@ class Agent:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation; ``role``: "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What was said to an agent, oldest first; without ``turns`` in lists. ``updated_at`` in unix seconds."""
+
+    id: str
+    updated_at: float
+    turns: tuple[Turn, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer cost; ``cost`` in US dollars, None when no price is known."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
-    """An agent's answer, and who really gave it."""
+    """An agent's answer, and who really gave it; ``as_of``: when a cached one was given (unix seconds)."""
 
     reply: str
     provider: str
@@ -139,6 +176,19 @@ class Reply:
     fallback_from: str
     conversation_id: str
     simulated: bool
+    as_of: float | None = None
+    usage: Usage | None = None
+    finish_reason: str = ""
+
+
+class AnswerBroken(Exception):
+    """An agent's answer broke off after ``sent`` characters; the text is for people, ``retry_after`` in seconds."""
+
+    def __init__(self, message: str, sent: int, retry_after: float) -> None:
+        super().__init__(message)
+        self.message = message
+        self.sent = sent
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +230,8 @@ class Speech:
     audio: bytes | None = None
     content_type: str = ""
     provider: str = ""
+    model: str = ""
+    simulated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ A method may raise its dependency's own errors; the policy of the row, wired aro
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Protocol, TypeVar
 
@@ -14,8 +14,10 @@ from dashboard.model import (
     Analytics,
     Call,
     Claim,
+    Conversation,
     Credentials,
     Found,
+    Made,
     Memory,
     Page,
     Reply,
@@ -29,7 +31,7 @@ from dashboard.model import (
     User,
     Zone,
 )
-from resilience import Decision, Operation, OperationRecord, Quota, Rung, Served
+from resilience import Decision, Degradation, Operation, OperationRecord, Quota, Rung, Served
 
 T = TypeVar("T")
 
@@ -347,24 +349,61 @@ class Event(Protocol):
     def data(self) -> Mapping[str, Any]: ...
 
 
+class ReplyStream(Protocol):
+    """An agent's answer as it comes. Left early, it ends all the way to the provider."""
+
+    @property
+    def reply(self) -> Reply:
+        """Who answers, without the text; at the end with what it cost."""
+        ...
+
+    @property
+    def degradations(self) -> tuple[Degradation, ...]:
+        """The fallbacks that took part, known at the end."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        """The pieces of the text. Raises AnswerBroken."""
+        ...
+
+    async def __aenter__(self) -> ReplyStream: ...
+    async def __aexit__(self, *_: object) -> None: ...
+
+
 class AiCore(Protocol):
     """The AI Core service, called for the user of the current request, without a policy: that is the use case's.
 
-    Whoever makes something chooses its id; ``key`` makes a repeated call the same operation.
+    Whoever makes something chooses its id; ``key`` makes a repeated call the same operation. What AI Core has queued,
+    as its own database is away, has the operation's id; what it will be may then be unknown (None).
     """
 
-    async def create_agent(self, agent_id: str, name: str, prompt: str, model: str, key: str) -> Served[Agent]: ...
+    async def create_agent(
+        self, agent_id: str, name: str, prompt: str, model: str, key: str
+    ) -> Served[Made[Agent]]: ...
     async def agent(self, agent_id: str) -> Served[Agent]: ...
     async def agents(self, limit: int, cursor: str | None) -> Served[Page[Agent]]: ...
-    async def change_agent(self, agent_id: str, fields: dict[str, str]) -> Served[Agent]: ...
-    async def delete_agent(self, agent_id: str) -> Served[None]: ...
+    async def change_agent(self, agent_id: str, fields: dict[str, str]) -> Served[Made[Agent | None]]: ...
+    async def delete_agent(self, agent_id: str) -> Served[Made[None]]: ...
     async def chat(self, agent_id: str, message: str, conversation_id: str) -> Served[Reply]: ...
-    async def create_memory(self, memory_id: str, text: str, tags: Sequence[str], key: str) -> Served[Memory]: ...
+
+    async def conversations(self, agent_id: str, limit: int, cursor: str | None) -> Served[Page[Conversation]]: ...
+    async def conversation(self, agent_id: str, conversation_id: str) -> Served[Conversation]: ...
+    async def delete_conversation(self, agent_id: str, conversation_id: str) -> Served[Made[None]]: ...
+
+    async def chat_stream(self, agent_id: str, message: str, conversation_id: str) -> Served[ReplyStream]:
+        """The same answer as it comes, once it has begun."""
+        ...
+
+    async def create_memory(self, memory_id: str, text: str, tags: Sequence[str], key: str) -> Served[Made[Memory]]: ...
     async def memories(self, limit: int, cursor: str | None) -> Served[Page[Memory]]: ...
     async def search(self, query: str, limit: int) -> Served[Found]: ...
-    async def delete_memory(self, memory_id: str) -> Served[None]: ...
+    async def delete_memory(self, memory_id: str) -> Served[Made[None]]: ...
     async def translate(self, text: str, target: str, source: str) -> Served[Translation]: ...
     async def speak(self, text: str, voice: str) -> Served[Speech]: ...
+
+    async def operation(self, operation_id: str) -> OperationRecord | None:
+        """What became of a write that AI Core has queued for the caller; None when it has no such write."""
+        ...
 
 
 class AiCopies(Protocol):

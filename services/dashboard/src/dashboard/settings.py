@@ -86,10 +86,10 @@ class Settings(ServiceSettings):
     """The same of the logins and registrations from one address."""
     trusted_proxies: CommaList = ()
     """Networks (CIDR) of proxies whose X-Forwarded-For says where a request comes from."""
-    fallback_queue_interval: PositiveSeconds = 30.0
-    """How often the queue is looked at when nothing else has it drained."""
     ai_provider_timeout: PositiveSeconds | None = None
-    """What AI Core allows its providers, when that is more than usual."""
+    """What AI Core allows a provider, when that is more than usual."""
+    ai_chain_timeout: PositiveSeconds | None = None
+    """What AI Core allows all its providers together, when that is more than usual."""
 
     _needs_database = field_validator("database_url")(postgres_url)
 
@@ -108,5 +108,5 @@ class Settings(ServiceSettings):
     @property
     def chat_limit(self) -> float | None:
         """Seconds for a chat request whose provider may take longer than requests usually do."""
-        needed = (self.ai_provider_timeout or 0.0) + _AROUND_CHAT
+        needed = (self.ai_chain_timeout or self.ai_provider_timeout or 0.0) + _AROUND_CHAT
         return needed if needed > self.request_timeout else None

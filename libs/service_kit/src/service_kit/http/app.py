@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -13,7 +13,7 @@ from service_kit import health
 from service_kit.runtime import ServiceRuntime
 
 from . import problems
-from .edge import Edge
+from .edge import Edge, Shape
 
 
 def create_app(
@@ -24,8 +24,12 @@ def create_app(
     version: str = "0.1.0",
     description: str = "",
     admin: bool = True,
+    error_shapes: Mapping[str, Shape] | None = None,
 ) -> FastAPI:
-    """The application: the service's routers first (routes are matched in order), then health and admin."""
+    """The application: the service's routers first (routes are matched in order), then health and admin.
+
+    ``error_shapes``: by the beginning of the path, how errors look that are no problem+json.
+    """
     development = runtime.settings.environment == "development"
     app = FastAPI(
         title=title,
@@ -35,7 +39,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         responses=problems.problem_responses(400, 405, 413, 422, 500, 504),
-        middleware=[Middleware(Edge, runtime=runtime)],
+        middleware=[Middleware(Edge, runtime=runtime, shapes=error_shapes)],
         # FastAPI traces by itself as soon as there is a tracer provider; the edge's own span is far cheaper.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )

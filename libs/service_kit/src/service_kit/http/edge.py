@@ -12,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 import orjson
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resilience.deadline import replace_deadline
@@ -39,6 +41,8 @@ STREAM_LIMIT = 60.0  # seconds for the body of an answer that has begun in time
 LINGER_SECONDS = 2.0  # for reading on after a refused body, so that the client can read the answer
 LINGER_BYTES = 32_000_000
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+Shape = Callable[[ServiceError], Response]
+"""How an error looks under some path, where callers expect something else than problem+json."""
 _QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
 _JSON = re.compile(rb"application/(?:[\w.+-]+\+)?json\s*(?:;|$)", re.IGNORECASE)
 _EVENT_STREAM = b"text/event-stream"
@@ -63,8 +67,9 @@ _HTML = b"text/html"
 class Edge:
     """The ASGI layer."""
 
-    def __init__(self, app: ASGIApp, runtime: ServiceRuntime) -> None:
+    def __init__(self, app: ASGIApp, runtime: ServiceRuntime, shapes: Mapping[str, Shape] | None = None) -> None:
         self.app = app
+        self.shapes = tuple((shapes or {}).items())
         self.runtime = runtime
         self.limit = runtime.settings.request_timeout
         self.slow = runtime.settings.slow_request
@@ -99,6 +104,7 @@ class Exchange:
         "begun",
         "complete",
         "ended",
+        "events",
         "given_up",
         "open_ended",
         "started",
@@ -115,7 +121,7 @@ class Exchange:
         self._answer: asyncio.Future[None] | None = None
         self.begun = time.perf_counter()
         self.ended = 0.0
-        self.started = self.complete = self.given_up = self.open_ended = False
+        self.started = self.complete = self.given_up = self.open_ended = self.events = False
         self.status = 0
 
     async def run(self) -> None:
@@ -124,6 +130,9 @@ class Exchange:
         self._state, framed, length, kind = _read(self._scope["headers"])
         context.bind(self._state)
         self._state.rearm = self.rearm
+        for prefix, shape in edge.shapes:
+            if self._scope["path"].startswith(prefix):
+                self._state.shape = shape
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
         self.rearm(edge.limit)
@@ -229,6 +238,7 @@ class Exchange:
         self.status = message["status"]
         headers = list(message["headers"])
         if (b"content-type", _EVENT_STREAM) in headers or (b"content-type", _EVENT_STREAM_UTF8) in headers:
+            self.events = True
             self.rearm(None)
         headers += _of_data(headers)
         headers += self._edge.security
@@ -250,7 +260,9 @@ class Exchange:
         if self.started:
             return
         response = respond_in(self._state, error)
-        start = self._begin({"type": "http.response.start", "status": error.status, "headers": response.raw_headers})
+        start = self._begin(
+            {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+        )
         refused = isinstance(error, PayloadTooLarge)
         if refused:
             start["headers"].append((b"connection", b"close"))
@@ -305,7 +317,7 @@ class Exchange:
         runtime.metrics.http(method if method in _METHODS else "_OTHER", route, status, seconds)
         if state.error:
             runtime.metrics.error(state.error, route, transient=status >= 500 or state.error == "CIRCUIT_OPEN")
-        if seconds > self._edge.slow and not self.open_ended:
+        if seconds > self._edge.slow and not (self.open_ended or self.events):
             log.warning("slow request", method=method, route=route, status=status, ms=round(seconds * 1000))
         if route not in _QUIET:
             runtime.access_log.write(state, method, route, status, seconds)

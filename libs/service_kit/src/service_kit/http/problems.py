@@ -56,6 +56,9 @@ def respond(error: ServiceError) -> Response:
     state = context.current()
     if state is not None:
         state.error = error.reason.value
+        if state.shape is not None:
+            response: Response = state.shape(error)
+            return response
     body = orjson.dumps(errors.to_problem(error, context.request_id()), default=str)
     headers = dict(errors.error_fields(error, context.degradations()))
     return Response(body, error.status, headers, PROBLEM_JSON)

@@ -7,22 +7,28 @@ policies raise by themselves is known to both doors already; any other exception
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from ai_core.degradation import PROVIDERS
 from ai_core.model import (
     AgentUnknown,
+    ConversationUnknown,
     DomainError,
     IdTaken,
     Invalid,
     KeyReused,
     MemoryUnknown,
     ModelNotOffered,
+    OperationUnknown,
     RequestRefused,
     TooManyAgents,
     TooManyMemories,
+    WriteFailed,
 )
-from ai_core.ports import ProviderBusy, ProviderFailed, StoreUnavailable
-from resilience import RowPolicy, Served
+from ai_core.ports import StoreUnavailable
+from ai_core.usecases.chain import AllProvidersGone, StreamBroken
+from resilience import QueueUnavailable, RowPolicy, Served, WriteRefused
 from service_kit.context import bearer_token, report
-from service_kit.errors import Conflict, NotFound, ServiceError, ValidationFailed, translate
+from service_kit.errors import Conflict, DependencyUnavailable, NotFound, ServiceError, ValidationFailed, translate
+from service_kit.refusals import unasked, write_refused
 from service_kit.tokens import TokenVerifier
 
 T = TypeVar("T")
@@ -31,25 +37,45 @@ T = TypeVar("T")
 class Outcome:
     """Knows who calls, and which policy stands behind a failed port."""
 
-    def __init__(self, verifier: TokenVerifier, postgres: RowPolicy, providers: RowPolicy) -> None:
+    def __init__(self, verifier: TokenVerifier, postgres: RowPolicy, redis: RowPolicy) -> None:
         self._verifier = verifier
         self._postgres = postgres
-        self._providers = providers
+        self._redis = redis
 
     def caller(self) -> str:
         """The calling user's id. Raises Unauthorized."""
         return self._verifier.verify(bearer_token()).user_id
 
-    async def of(self, served: Awaitable[Served[T]]) -> T:
+    async def of(self, work: Awaitable[Served[T]]) -> T:
         """The use case's value. Raises ServiceError."""
+        return (await self.served(work)).value
+
+    async def served(self, work: Awaitable[Served[T]]) -> Served[T]:
+        """The use case's outcome, its provenance noted. Raises ServiceError."""
         try:
-            return report(await served)
+            served = await work
         except DomainError as error:
             raise _refusal(error) from error
         except StoreUnavailable as error:
             raise translate(error, self._postgres) from error
-        except (ProviderFailed, ProviderBusy) as error:
-            raise translate(error, self._providers) from error
+        except (AllProvidersGone, StreamBroken) as error:
+            raise without_providers(error) from error
+        except WriteRefused as error:
+            circuit = self._postgres.breaker.state.header
+            raise write_refused(error, self._postgres.row, circuit) from error
+        except QueueUnavailable as error:
+            raise unasked(self._redis) from error
+        report(served)
+        return served
+
+
+def without_providers(error: AllProvidersGone | StreamBroken) -> ServiceError:
+    """Row A2's error: no provider answered, or the one that did broke off, and how much of it was sent."""
+    if isinstance(error, AllProvidersGone):
+        text, details = PROVIDERS.user_text, None
+    else:
+        text, details = f"The AI provider broke off its answer: {error}.", {"sent_characters": error.sent}
+    return DependencyUnavailable(text, retry_after=error.retry_after, row=PROVIDERS.id, details=details)
 
 
 def _refusal(error: DomainError) -> ServiceError:
@@ -62,6 +88,12 @@ def _refusal(error: DomainError) -> ServiceError:
             return NotFound("There is no such agent.")
         case ModelNotOffered():
             return Conflict("The provider does not offer this agent's model.", suggestion="Change the agent's model.")
+        case ConversationUnknown():
+            return NotFound("There is no such conversation.")
+        case OperationUnknown():
+            return NotFound("There is no such operation.")
+        case WriteFailed():
+            return Conflict("Your change could not be applied.", suggestion="Read it again and repeat the change.")
         case MemoryUnknown():
             return NotFound("There is no such memory.")
         case KeyReused():

@@ -1,119 +1,143 @@
-"""Chat with an agent through one provider (rows A1, ai_core.postgres, and A2, ai_core.providers).
+"""Chat with an agent (rows A1, ai_core.postgres, and A2, ai_core.providers).
 
-The agent and the conversation are read, the provider answers, the exchange is written down. Once the provider has
-answered, a database that is gone costs the memory of the exchange and not the answer.
+The agent and the conversation are read, the chain answers, the exchange is written down. Once somebody has answered, a
+database that is gone costs at most the memory of the exchange and never the answer.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Protocol, Self
 
-from ai_core.degradation import UNSAVED_HISTORY
-from ai_core.model import (
-    HISTORY_CHARACTERS,
-    Agent,
-    AgentUnknown,
-    Completion,
-    Invalid,
-    ModelNotOffered,
-    Reply,
-    Turn,
-    checked,
-    is_id,
-    recent,
-)
-from ai_core.ports import AgentStore, ChatProvider, ModelUnknown, ProviderBusy, ProviderFailed
-from resilience import Clock, RowPolicy, Rung, Served
-
-LONGEST_REST = 600.0
-"""Seconds that a provider's Retry-After is honoured at most."""
+from ai_core.model import AgentUnknown, Invalid, Reply, Turn, checked, is_id, recent
+from ai_core.query import Completion, Query
+from ai_core.usecases.conversations import Conversations, Opened
+from ai_core.usecases.streams import Stream
+from resilience import Clock, Degradation, Served
 
 
-class Rest:
-    """A provider that answered 429 with Retry-After is left alone until then; its circuit is not concerned."""
+class Answering(Protocol):
+    """The provider chain, as far as it is needed here."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._until = 0.0
+    async def complete(self, asked: Query) -> Served[Completion]:
+        """The whole answer."""
+        ...
 
-    def check(self, provider: str) -> None:
-        """Raises ProviderBusy with the remaining seconds while the rest lasts."""
-        remaining = self._until - self._clock.monotonic()
-        if remaining > 0:
-            raise ProviderBusy(provider, remaining)
-
-    def begin(self, seconds: float) -> None:
-        """Rest from now on."""
-        self._until = self._clock.monotonic() + min(seconds, LONGEST_REST)
+    async def stream(self, asked: Query) -> Served[Stream]:
+        """The answer from its first token on."""
+        ...
 
 
-class Provider:
-    """One provider as the use case sees it: asked under its own circuit, left alone when it said so."""
+class Asking:
+    """One message on its way: where it belongs, and how its answer is remembered."""
 
-    def __init__(self, provider: ChatProvider, policy: RowPolicy, clock: Clock) -> None:
-        self._provider = provider
-        self._policy = policy
-        self._rest = Rest(clock)
+    def __init__(
+        self, conversations: Conversations, opened: Served[Opened], conversation_id: str, message: str, at: float
+    ) -> None:
+        self._conversations = conversations
+        self._opened = opened.value
+        self._degraded = opened.degraded
+        self._message = message
+        self._at = at
+        self.conversation_id = conversation_id
 
-    async def complete(self, model: str, turns: Sequence[Turn], *rungs: Rung[Completion]) -> Served[Completion]:
-        """The provider's answer, or the first rung's that has one.
+    def query(self) -> Query:
+        """Prompt, history and message, for the chain."""
+        agent, conversation = self._opened
+        system = [Turn("system", agent.system_prompt)] if agent.system_prompt else []
+        said = recent(conversation.turns) if conversation else []
+        turns = [*system, *said, Turn("user", self._message)]
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        return Query(messages, agent.owner_id, prefer=agent.model, agent=agent.id)
 
-        Raises ProviderFailed, ProviderBusy, ModelUnknown, RequestRefused, and what the policy raises.
-        """
-        return await self._policy.serve(lambda: self._ask(model, turns), *rungs)
+    async def remember(self, answer: str) -> tuple[Degradation, ...]:
+        """Writes the exchange down; how that was degraded."""
+        opened = self._opened
+        saved = await self._conversations.remember(
+            opened.agent, self.conversation_id, self._message, answer, self._at, database_failed=self._degraded
+        )
+        return saved.degradations
 
-    async def _ask(self, model: str, turns: Sequence[Turn]) -> Completion:
-        self._rest.check(self._provider.name)
-        try:
-            return await self._provider.complete(model, turns)
-        except ProviderBusy as busy:
-            if busy.retry_after is not None:
-                self._rest.begin(busy.retry_after)
-            raise
+
+class ReplyStream:
+    """An agent's answer as it comes; leave it (``async with``) in any case.
+
+    ``reply`` says who answers; its text stays empty, usage and finish reason are known at the end. ``degradations``:
+    those of writing the exchange down, at the end. Only a complete answer is remembered.
+    """
+
+    def __init__(self, stream: Stream, asking: Asking) -> None:
+        self._stream = stream
+        self._asking = asking
+        self.degradations: tuple[Degradation, ...] = ()
+        self.reply = Reply(
+            "",
+            stream.provider,
+            stream.model,
+            asking.conversation_id,
+            stream.simulated,
+            fallback_from=stream.fallback_from,
+            as_of=stream.as_of,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stream.__aexit__(kind, error, traceback)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """Pieces of the text. Raises StreamBroken."""
+        async for chunks in self._stream:
+            if text := "".join(chunk.text for chunk in chunks):
+                yield text
+        stream = self._stream
+        self.reply = replace(
+            self.reply,
+            prompt_tokens=stream.usage.prompt,
+            completion_tokens=stream.usage.completion,
+            cost=stream.cost,
+            finish_reason=stream.finish_reason,
+        )
+        self.degradations = await self._asking.remember(stream.text)
 
 
 class Chat:
-    """``default_model`` serves agents that name none."""
+    """Each method acts for ``owner``, who talks to no other agents than the own ones."""
 
-    def __init__(
-        self, store: AgentStore, postgres: RowPolicy, provider: Provider, default_model: str, clock: Clock
-    ) -> None:
-        self._store = store
-        self._postgres = postgres
-        self._provider = provider
-        self._default_model = default_model
+    def __init__(self, conversations: Conversations, chain: Answering, clock: Clock) -> None:
+        self._conversations = conversations
+        self._chain = chain
         self._clock = clock
 
     async def reply(self, owner: str, agent_id: str, message: str, conversation_id: str = "") -> Served[Reply]:
         """The agent's answer to a message; an empty ``conversation_id`` begins a new conversation.
 
-        Raises Invalid, AgentUnknown, ModelNotOffered, RequestRefused, and the failures of ports and policies.
+        Raises Invalid, AgentUnknown, and what the chain and the database's policy raise.
         """
+        asking, degradations = await self._open(owner, agent_id, message, conversation_id)
+        answered = await self._chain.complete(asking.query())
+        saved = await asking.remember(answered.value.text)
+        reply = answered.map(lambda completion: _reply(completion, asking.conversation_id))
+        return reply.also(*degradations, *saved)
+
+    async def stream(self, owner: str, agent_id: str, message: str, conversation_id: str = "") -> Served[ReplyStream]:
+        """The same as it comes, from its first token on. Raises as ``reply``."""
+        asking, degradations = await self._open(owner, agent_id, message, conversation_id)
+        answered = await self._chain.stream(asking.query())
+        return answered.map(lambda stream: ReplyStream(stream, asking)).also(*degradations)
+
+    async def _open(
+        self, owner: str, agent_id: str, message: str, conversation_id: str
+    ) -> tuple[Asking, tuple[Degradation, ...]]:
+        began = self._clock.time()
         conversation = _checked(agent_id, message, conversation_id)
-        opened = await self._postgres.serve(lambda: self._store.conversation(owner, agent_id, conversation))
-        agent, history = opened.value
-        asked = Turn("user", message)
-        answered = await self._ask(agent, [*recent(history), asked])
-        saved = await self._remember(agent, conversation, [asked, _answer_turn(answered.value)])
-        reply = answered.map(lambda completion: _reply(completion, conversation))
-        return reply.also(*opened.degradations, *saved.degradations)
-
-    async def _ask(self, agent: Agent, turns: Sequence[Turn]) -> Served[Completion]:
-        system = [Turn("system", agent.system_prompt)] if agent.system_prompt else []
-        try:
-            return await self._provider.complete(agent.model or self._default_model, [*system, *turns])
-        except ModelUnknown:
-            if agent.model:
-                raise ModelNotOffered from None
-            raise ProviderFailed("the configured model is not offered") from None
-
-    async def _remember(self, agent: Agent, conversation: str, turns: Sequence[Turn]) -> Served[None]:
-        async def unsaved(_: BaseException) -> None:
-            return None
-
-        now = self._clock.time()
-        return await self._postgres.serve(
-            lambda: self._store.remember(agent, conversation, turns, now), Rung(UNSAVED_HISTORY, unsaved)
-        )
+        opened = await self._conversations.open(owner, agent_id, conversation)
+        return Asking(self._conversations, opened, conversation, message, began), opened.degradations
 
 
 def _checked(agent_id: str, message: str, conversation_id: str) -> str:
@@ -129,11 +153,17 @@ def _checked(agent_id: str, message: str, conversation_id: str) -> str:
     return conversation_id or str(uuid.uuid4())
 
 
-def _answer_turn(completion: Completion) -> Turn:
-    """The answer as it is remembered: what PostgreSQL cannot hold is left out, and no more than fits the history."""
-    text = completion.text.replace("\x00", "").encode("utf-8", "replace").decode()
-    return Turn("assistant", text[: HISTORY_CHARACTERS // 2])
-
-
-def _reply(completion: Completion, conversation: str) -> Reply:
-    return Reply(completion.text, completion.provider, completion.model, conversation, completion.simulated)
+def _reply(completion: Completion, conversation_id: str) -> Reply:
+    return Reply(
+        completion.text,
+        completion.provider,
+        completion.model,
+        conversation_id,
+        completion.simulated,
+        fallback_from=completion.fallback_from,
+        as_of=completion.as_of,
+        prompt_tokens=completion.usage.prompt,
+        completion_tokens=completion.usage.completion,
+        cost=completion.cost,
+        finish_reason=completion.finish_reason,
+    )

@@ -1,12 +1,10 @@
-"""Translation through the chat provider (row A2, ai_core.providers), and speech (row A5, ai_core.speech).
+"""Translation through the provider chain (row A2, ai_core.providers); it never fails because the providers do."""
 
-Neither ever fails because a provider does: the text itself is the last fallback of both.
-"""
-
-from ai_core.degradation import ORIGINAL_TEXT, SPEECH_ROW, TEXT_ONLY
-from ai_core.model import Completion, Speech, Translation, Turn, checked
-from ai_core.usecases.chat import Provider
-from resilience import Degradation, Rung, Served
+from ai_core.degradation import ORIGINAL_TEXT
+from ai_core.model import Translation, checked
+from ai_core.query import Completion, Query
+from ai_core.usecases.chain import Chain
+from resilience import Rung, Served
 
 _PROMPT = (
     'You are a translator. Translate the message of the user into the language "{target}"{source}, given as a BCP 47 '
@@ -14,33 +12,33 @@ _PROMPT = (
     "breaks and formatting. Answer with the translation alone."
 )
 
+AGENT = "translator"
+"""Whose queries these are, beside the user's own."""
+
 
 class Language:
-    """``model`` is the chat model that translates."""
+    """The text itself is its last fallback."""
 
-    def __init__(self, provider: Provider, model: str) -> None:
-        self._provider = provider
-        self._model = model
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
 
-    async def translate(self, text: str, target: str, source: str = "") -> Served[Translation]:
+    async def translate(self, owner: str, text: str, target: str, source: str = "") -> Served[Translation]:
         """The text in the target language; the original one, marked, while nobody can translate.
 
         Raises Invalid, and RequestRefused when the provider does not want this text.
         """
         checked({"text": text, "target_language": target, "source_language": source})
         prompt = _PROMPT.format(target=target, source=f' from "{source}"' if source else "")
-
-        async def original(_: BaseException) -> Completion:
-            return Completion(text, "", "", simulated=False)
-
-        turns = [Turn("system", prompt), Turn("user", text)]
-        served = await self._provider.complete(self._model, turns, Rung(ORIGINAL_TEXT, original))
+        messages = ({"role": "system", "content": prompt}, {"role": "user", "content": text})
+        untranslated = Rung(ORIGINAL_TEXT, lambda _: _said(text))
+        served = await self._chain.complete(Query(messages, owner, agent=AGENT), untranslated)
         return served.map(_translation)
 
-    async def speak(self, text: str, voice: str = "") -> Served[Speech]:
-        """The text alone, and marked as that: no speech provider is built yet. Raises Invalid."""
-        checked({"text": text, "voice": voice})
-        return Served(Speech(text), (Degradation(SPEECH_ROW, TEXT_ONLY, "closed"),))
+
+def _said(text: str) -> Completion:
+    """The text as an answer of nobody."""
+    body = {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
+    return Completion(body, "", "")
 
 
 def _translation(answer: Completion) -> Translation:

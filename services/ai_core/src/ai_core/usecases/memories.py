@@ -1,16 +1,22 @@
-"""Memories: keeping, listing, finding and forgetting one's own texts (row A1, ai_core.postgres).
+"""Memories: keeping, listing, finding and forgetting one's own texts (rows A1, A4 and A6).
 
-No embedding is made yet: every memory is stored as pending and found by its words.
+They are found by meaning. A search uses one model's vectors, because two models' do not compare: those of the
+configured one when all memories of the owner have them, else those of the local one, which are made at once. Whatever
+is missing, memories with all words of the query are found.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from ai_core.degradation import FULL_TEXT, LOCAL_EMBEDDING, VECTORS
 from ai_core.model import (
+    PAGE_LIMIT,
     Cursor,
     Found,
+    Match,
     Memory,
     MemoryUnknown,
     Page,
+    RequestRefused,
     checked,
     checked_key,
     checked_page_size,
@@ -20,51 +26,232 @@ from ai_core.model import (
     is_id,
     page_of,
 )
-from ai_core.ports import MemoryStore
-from resilience import Clock, RowPolicy, Served
+from ai_core.ports import (
+    EmbeddingBusy,
+    EmbeddingModel,
+    MemoryCopies,
+    MemoryStore,
+    ModelUnknown,
+    ProviderBusy,
+    ProviderFailed,
+    Vectors,
+    VectorsGone,
+)
+from ai_core.usecases.embedding_worker import EmbeddingWorker
+from ai_core.usecases.embeddings import ASK_LIMIT, Embeddings
+from ai_core.usecases.memory_writes import CREATE, DELETE, creation, entity_of, memories_changed, memory_made_by
+from ai_core.usecases.waiting import overlaid
+from ai_core.usecases.words import holding
+from ai_core.usecases.writes import Made, Writes, made_id
+from resilience import (
+    MISSING,
+    CircuitBreakerOpen,
+    CircuitState,
+    Clock,
+    Missing,
+    Operation,
+    RowPolicy,
+    Rung,
+    Served,
+)
+from resilience.errors import POLICY_FAILURES
+
+_UNEMBEDDED = (ProviderFailed, ProviderBusy, ModelUnknown, EmbeddingBusy, *POLICY_FAILURES)
 
 
 class Memories:
-    """Each method acts for ``owner``, who sees no other memories than the own ones."""
+    """Each method acts for ``owner``, who sees no other memories than the own ones.
 
-    def __init__(self, store: MemoryStore, postgres: RowPolicy, clock: Clock) -> None:
+    ``postgres``: row A1, ``vectors``: row A6. ``worker`` hears of what waits to be embedded, ``repair`` that vectors
+    cannot be compared: it may know what to do.
+    """
+
+    def __init__(
+        self,
+        store: MemoryStore,
+        copies: MemoryCopies,
+        writes: Writes,
+        embeddings: Embeddings,
+        worker: EmbeddingWorker,
+        *,
+        postgres: RowPolicy,
+        vectors: RowPolicy,
+        clock: Clock,
+        repair: Callable[[], None] = lambda: None,
+    ) -> None:
         self._store = store
+        self._copies = copies
+        self._writes = writes
+        self._embeddings = embeddings
+        self._worker = worker
         self._postgres = postgres
+        self._vectors = vectors
         self._clock = clock
+        self._repair = repair
 
     async def create(
         self, owner: str, text: str, tags: Sequence[str], key: str = "", memory_id: str = ""
-    ) -> Served[Memory]:
+    ) -> Served[Made[Memory]]:
         """A new memory, under ``memory_id`` if given; a repeated ``key`` gives the one made the first time.
 
-        Raises Invalid, KeyReused, IdTaken, TooManyMemories.
+        It is ``ready`` at once when the local model has its vector in a moment.
+        Raises Invalid, KeyReused, IdTaken, TooManyMemories, WriteFailed, WriteRefused.
         """
         checked({"text": text, "idempotency_key": key})
         labels = checked_tags(tags)
-        memory = Memory(chosen_id(memory_id), owner, text, labels, "pending", self._clock.time())
+        chosen = chosen_id(memory_id) if memory_id else ""
         request = fingerprint({"text": text, "tags": labels, "id": memory_id})
-        return await self._postgres.serve(lambda: self._store.create(memory, key, request))
+        operation = self._writes.operation(CREATE, entity_of(owner), owner, {}, key=key, request=request)
+        memory = Memory(chosen or made_id(operation.id), owner, text, labels, "pending", operation.payload["at"])
+        operation.payload.update(creation(memory, key, await self._embeddings.soon(text)))
+        served: Served[Made[Memory]] = await self._writes.make(operation, _promised)
+        if not served.value.operation_id:
+            await self._copies.change(owner, [served.value.value], ())
+        self._worker.kick()
+        return served
 
     async def abandon(self, owner: str, key: str) -> Served[None]:
         """No later creation with this key makes a memory; one made before stays. Raises Invalid."""
         known, now = checked_key(key), self._clock.time()
         return await self._postgres.serve(lambda: self._store.abandon(owner, known, now))
 
+    async def delete(self, owner: str, memory_id: str) -> Served[Made[None]]:
+        """Forgets a memory. Raises MemoryUnknown, WriteFailed, WriteRefused."""
+        if not is_id(memory_id):
+            raise MemoryUnknown
+        operation = self._writes.operation(DELETE, entity_of(owner), owner, {"id": memory_id})
+        served: Served[Made[None]] = await self._writes.make(operation, _nothing)
+        if not served.value.operation_id:
+            await self._copies.change(owner, (), [memory_id])
+        return served
+
     async def page(self, owner: str, page_size: int = 0, cursor: str = "") -> Served[Page[Memory]]:
         """Newest first. Raises Invalid for a size out of range or a foreign cursor."""
         size, after = checked_page_size(page_size), Cursor.parse(cursor)
-        found = await self._postgres.serve(lambda: self._store.page(owner, size + 1, after))
-        return found.map(lambda memories: page_of(memories, size))
+        waiting = await self._writes.pending(entity_of(owner))
+        since = self._clock.time()
+
+        async def read() -> Page[Memory]:
+            found = await self._store.page(owner, size + 1, after)
+            if after is None:
+                self._copies.keep(owner, found[:size], complete=len(found) <= size, since=since)
+            return page_of(found, size)
+
+        found = await self._postgres.serve(read, *self._copies.rungs(owner, size, after))
+        changes = memories_changed(found.value.items, waiting)
+        shown = overlaid(found.value, changes, size, after)
+        return Served(shown, found.degradations, found.as_of, bool(changes))
+
+    # -- search
 
     async def search(self, owner: str, query: str, limit: int = 0) -> Served[Found]:
-        """The memories that fit a query, best first. Raises Invalid."""
+        """The memories that fit a query, best first; see ``Match`` for the score. Raises Invalid."""
         checked({"query": query})
         size = checked_page_size(limit)
-        matches = await self._postgres.serve(lambda: self._store.search(owner, query, size))
-        return matches.map(lambda found: Found(found, "full-text"))
+        waiting = await self._writes.pending(entity_of(owner))
+        asked = await self._asked(owner, query)
+        if asked.value is None:
+            found = await self._by_words(owner, query, size)
+        else:
+            found = await self._by_meaning(owner, query, asked.value, size)
+        found = found.also(*asked.degradations)
+        changes = memories_changed([match.memory for match in found.value.matches], waiting)
+        shown = _changed(found.value, [one for one in changes.values() if one], set(changes), query, size)
+        return Served(shown, found.degradations, found.as_of, bool(changes))
 
-    async def delete(self, owner: str, memory_id: str) -> Served[None]:
-        """Forgets a memory. Raises MemoryUnknown."""
-        if not is_id(memory_id):
-            raise MemoryUnknown
-        return await self._postgres.serve(lambda: self._store.delete(owner, memory_id))
+    async def _asked(self, owner: str, query: str) -> Served[Vectors | None]:
+        """The query's vector, of the model to be searched by; None when there is no model."""
+        embeddings = self._embeddings
+        try:
+            if await self._behind(owner):
+                return await self._locally(query)
+            return _optional(await embeddings.made([query]))
+        except RequestRefused:
+            return await self._locally(query)
+        except _UNEMBEDDED:
+            return Served(None, (embeddings.policy.degradation(FULL_TEXT),))
+
+    async def _locally(self, query: str) -> Served[Vectors | None]:
+        """Raises as ``Embeddings.made``, when neither model can serve."""
+        embeddings = self._embeddings
+        try:
+            asked = await embeddings.by(embeddings.local, [query], ASK_LIMIT)
+        except (ProviderFailed, EmbeddingBusy):
+            return _optional(await embeddings.made([query]))
+        gone = embeddings.policy.breaker.state is not CircuitState.CLOSED
+        return Served(asked, (embeddings.policy.degradation(LOCAL_EMBEDDING),) if gone else ())
+
+    async def _behind(self, owner: str) -> bool:
+        """Whether memories wait for the configured model's vectors; no matter when nobody can say."""
+        best: EmbeddingModel = self._embeddings.primary
+        if best is self._embeddings.local:
+            return False
+        try:
+            return await self._postgres.call(lambda: self._store.behind(owner, best.name))
+        except Exception:  # noqa: BLE001 - the search itself will say what is wrong with the database
+            return False
+
+    async def _by_meaning(self, owner: str, query: str, asked: Vectors, size: int) -> Served[Found]:
+        async def nearest() -> Served[Found]:
+            return await self._postgres.serve(
+                lambda: self._nearest(owner, query, asked, size), *self._copied(owner, query, size)
+            )
+
+        async def by_words(failure: BaseException) -> Served[Found] | Missing:
+            if isinstance(failure, VectorsGone):
+                self._repair()
+            return await self._by_words(owner, query, size) if _is_vectors(failure) else MISSING
+
+        return await self._vectors.serve(nearest, Rung(FULL_TEXT, by_words))
+
+    async def _nearest(self, owner: str, query: str, asked: Vectors, size: int) -> Found:
+        return Found(await self._store.nearest(owner, query, asked, size), "semantic")
+
+    async def _by_words(self, owner: str, query: str, size: int) -> Served[Found]:
+        async def said() -> Found:
+            return Found(await self._store.search(owner, query, size), "full-text")
+
+        return await self._postgres.serve(said, *self._copied(owner, query, size))
+
+    def _copied(self, owner: str, query: str, size: int) -> Sequence[Rung[Found]]:
+        """The steps that search the copy of the newest memories, by words, while the database is away."""
+
+        def step(rung: Rung[Page[Memory]]) -> Rung[Found]:
+            async def search(failure: BaseException) -> Served[Found] | Missing:
+                page = await rung.serve(failure)
+                if isinstance(page, Missing):
+                    return page
+                served = page if isinstance(page, Served) else Served(page)
+                return served.map(lambda found: Found(holding(found.items, query)[:size], "full-text"))
+
+            return Rung(rung.name, search)
+
+        return [step(rung) for rung in self._copies.rungs(owner, PAGE_LIMIT, None)]
+
+
+async def _promised(operation: Operation) -> Memory:
+    return memory_made_by(operation)
+
+
+async def _nothing(_: Operation) -> None:
+    return None
+
+
+def _optional(served: Served[Vectors]) -> Served[Vectors | None]:
+    return Served(served.value, served.degradations)
+
+
+def _is_vectors(failure: BaseException) -> bool:
+    """Whether row A6 failed, and not the database."""
+    return isinstance(failure, VectorsGone) or (isinstance(failure, CircuitBreakerOpen) and failure.name == VECTORS.id)
+
+
+def _changed(found: Found, made: Sequence[Memory], changed: set[str], query: str, size: int) -> Found:
+    """With the waiting creations that hold the query's words, without what is to be deleted."""
+    kept = [match for match in found.matches if match.memory.id not in changed]
+    matches = sorted([*kept, *holding(made, query)], key=_by_score, reverse=True)
+    return Found(matches[:size], found.search)
+
+
+def _by_score(match: Match) -> tuple[float, float]:
+    return match.score, match.memory.created_at

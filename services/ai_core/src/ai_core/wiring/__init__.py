@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import grpc
 from fastapi import FastAPI
 
-from ai_core.inbound import http, http_language
-from ai_core.inbound.grpc import AgentService
+from ai_core.inbound import http, http_conversations, http_language, openai_api, openai_wire
+from ai_core.inbound.grpc import AgentService, OperationService
 from ai_core.inbound.grpc_language import LanguageService, MemoryService
 from ai_core.inbound.outcome import Outcome
-from ai_core.outbound.memories import PostgresMemories
 from ai_core.settings import Settings
-from ai_core.usecases.agents import Agents
 from ai_core.usecases.chat import Chat
 from ai_core.usecases.language import Language
-from ai_core.usecases.memories import Memories
+from ai_core.wiring.memories import MemoriesPart
 from ai_core.wiring.postgres import PostgresPart
 from ai_core.wiring.providers import ProvidersPart
+from ai_core.wiring.redis import RedisPart
+from ai_core.wiring.speech import SpeechPart
 from auralink.ai.v1 import ai_pb2_grpc
 from service_kit.http import create_app
 from service_kit.rpc_server import create_server
@@ -39,22 +39,30 @@ class Service:
 async def build(settings: Settings) -> Service:
     """AI Core with its real dependencies, none of which is touched yet. Call it on the loop that will serve."""
     runtime = ServiceRuntime("ai-core", settings)
-    postgres = PostgresPart(runtime, settings)
-    providers = ProvidersPart(runtime, settings)
-    agents = Agents(postgres.agents, postgres.policy, runtime.clock)
-    chat = Chat(postgres.agents, postgres.policy, providers.provider, settings.default_model, runtime.clock)
-    memories = Memories(PostgresMemories(postgres.engine), postgres.policy, runtime.clock)
-    language = Language(providers.provider, settings.default_model)
-    outcome = Outcome(TokenVerifier(settings.jwt_secret.get_secret_value()), postgres.policy, providers.policy)
+    redis = RedisPart(runtime, settings)
+    postgres = PostgresPart(runtime, settings, redis)
+    providers = ProvidersPart(runtime, settings, redis.client, redis.policy.call)
+    speech = SpeechPart(runtime, settings)
+    memory = MemoriesPart(runtime, settings, postgres, redis)
+    memories = memory.memories
+    agents, conversations = postgres.agents, postgres.conversations
+    chat = Chat(conversations, providers.chain, runtime.clock)
+    language = Language(providers.chain)
+    outcome = Outcome(TokenVerifier(settings.jwt_secret.get_secret_value()), postgres.policy, redis.policy)
     routers = [
+        openai_api.create_router(providers.chain, memory.embeddings, outcome, chat_limit=settings.chat_limit),
         http.create_router(agents, chat, outcome, chat_limit=settings.chat_limit),
-        http_language.create_router(memories, language, outcome, chat_limit=settings.chat_limit),
+        http_conversations.create_router(conversations, postgres.operations, outcome),
+        http_language.create_router(memories, language, speech.speeches, outcome, chat_limit=settings.chat_limit),
     ]
-    app = create_app(runtime, routers=routers, title="AuraLink AI Core")
+    shapes = {openai_api.PREFIX: openai_wire.error_response}
+    app = create_app(runtime, routers=routers, title="AuraLink AI Core", error_shapes=shapes)
 
     def add(server: grpc.aio.Server) -> None:
-        ai_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(agents, chat, outcome), server)
+        talking = AgentService(agents, chat, conversations, outcome, opening_limit=settings.times.chain + 0.2)
+        ai_pb2_grpc.add_AgentServiceServicer_to_server(talking, server)
+        ai_pb2_grpc.add_OperationServiceServicer_to_server(OperationService(postgres.operations, outcome), server)
         ai_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryService(memories, outcome), server)
-        ai_pb2_grpc.add_LanguageServiceServicer_to_server(LanguageService(language, outcome), server)
+        ai_pb2_grpc.add_LanguageServiceServicer_to_server(LanguageService(language, speech.speeches, outcome), server)
 
     return Service(runtime, app, create_server(runtime, add))

@@ -21,13 +21,13 @@ from service_kit.errors import (
     DependencyUnavailable,
     Forbidden,
     NotFound,
-    QueueFull,
     RateLimited,
     ServiceError,
     Unauthorized,
     ValidationFailed,
     translate,
 )
+from service_kit.refusals import unasked, write_refused
 from service_kit.tokens import Claims, TokenVerifier
 
 T = TypeVar("T")
@@ -71,9 +71,9 @@ class Outcome:
         except model.DomainError as error:
             raise _refusal(error) from error
         except WriteRefused as error:
-            raise self._refused(error) from error
+            raise write_refused(error, self._database.row, self._database.breaker.state.header) from error
         except QueueUnavailable as error:
-            raise self._unasked() from error
+            raise unasked(self._policies[REDIS.id]) from error
         except POLICY_FAILURES as error:
             raise translate(error, self._policies.get(error.name, self._database)) from error
         except Exception as error:
@@ -89,23 +89,6 @@ class Outcome:
             return work()
         except model.DomainError as error:
             raise _refusal(error) from error
-
-    def _unasked(self) -> ServiceError:
-        redis = self._policies[REDIS.id]
-        wait = redis.breaker.retry_after() or REDIS.probe_interval
-        text = "It cannot be told at the moment what became of this change; ask again later."
-        return DependencyUnavailable(text, retry_after=wait, row=REDIS.id, circuit=redis.breaker.state.header)
-
-    def _refused(self, error: WriteRefused) -> ServiceError:
-        kind: type[ServiceError] = DependencyUnavailable
-        text = "Service temporarily unavailable. Your change was not saved."
-        if not error.certain:
-            text = "Service temporarily unavailable. It is not known whether your change was saved; repeat it later."
-        elif error.full:
-            kind = QueueFull
-            text = "Too many changes are waiting; this one was not saved."
-        row, circuit = self._database.row.id, self._database.breaker.state.header
-        return kind(text, retry_after=error.retry_after, row=row, circuit=circuit, queued=error.queued)
 
     def _from_peer(self, error: ServiceError) -> ServiceError:
         return error if error.answered else translate(error, self._policies.get(error.row))

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from dashboard.model import Agent, Memory, Page
-from dashboard.outbound.copies import CopyStore
 from dashboard.outbound.reading import number, text
 from resilience import Rung
+from service_kit.copies import CopyStore
 
 T = TypeVar("T")
 USUAL_LIMIT = 50

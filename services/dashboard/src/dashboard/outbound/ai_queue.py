@@ -11,11 +11,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from dashboard.model import Agent, Memory
+from dashboard.degradation import AI_CORE
+from dashboard.model import Agent, Made, Memory
 from dashboard.outbound.ai_core import GrpcAiCore
 from resilience import Fate, Operation, Result
 from service_kit import context
-from service_kit.errors import RETRYABLE, ErrorReason, ServiceError
+from service_kit.errors import RETRYABLE, DependencyUnavailable, ErrorReason, ServiceError
 
 CONCURRENCY = 8
 """Owners whose creations are handed over at once."""
@@ -84,7 +85,14 @@ class _Session:
         except (KeyError, TypeError):
             return Result(operation, Fate.REJECTED, "not a known creation")
 
-    async def _make(self, operation: Operation) -> Agent | Memory | None:
+    async def _make(self, operation: Operation) -> Agent | Memory:
+        """Raises ServiceError, also when AI Core has only queued it: it is kept here until it is made."""
+        made = await self._handed_over(operation)
+        if made.operation_id:
+            raise DependencyUnavailable("AI Core has queued it", row=AI_CORE.id)
+        return made.value
+
+    async def _handed_over(self, operation: Operation) -> Made[Agent] | Made[Memory]:
         given = operation.payload
         match operation.kind:
             case "agent.create":

@@ -14,9 +14,9 @@ import orjson
 
 from dashboard.model import Call, CallUnknown, CursorInvalid, Page, Participant
 from dashboard.outbound import reading
-from dashboard.outbound.copies import CopyStore
 from dashboard.outbound.postgres import Database
 from resilience import Rung
+from service_kit.copies import CopyStore
 
 _COLUMNS = """c.id, c.room_id, c.room_name, c.owner_id, extract(epoch FROM c.started_at)::float8 AS started_at,
     extract(epoch FROM c.ended_at)::float8 AS ended_at, c.participants, c.quality,

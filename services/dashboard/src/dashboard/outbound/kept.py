@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from dashboard.outbound.copies import CopyStore
 from resilience import Rung
+from service_kit.copies import CopyStore
 
 T = TypeVar("T")
 

@@ -12,10 +12,10 @@ from typing import NamedTuple, TypeVar
 
 from dashboard.degradation import MEMORY_CACHE, REDIS_CACHE
 from dashboard.model import CursorInvalid, Page, Room, RoomUnknown
-from dashboard.outbound.copies import Copy, CopyStore
 from dashboard.outbound.reading import mapping, moment
 from dashboard.outbound.rooms import Sighting, cursor_after, place_of, room_of
 from resilience import MISSING, Missing, Rung, Served, current_deadline, deadline_scope
+from service_kit.copies import Copy, CopyStore
 
 T = TypeVar("T")
 

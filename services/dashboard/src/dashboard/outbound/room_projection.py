@@ -13,7 +13,6 @@ from typing import NamedTuple, TypeVar
 
 from dashboard.degradation import ROOMS_DATABASE
 from dashboard.model import CursorInvalid, Page, Room, RoomUnknown
-from dashboard.outbound.copies import CopyStore
 from dashboard.outbound.postgres import is_outage
 from dashboard.outbound.room_copies import ANSWERS, COPIED_ROOMS, RoomCopies, RoomList, half_of_the_time, page_of
 from dashboard.outbound.rooms import Known, Listing, Place, PostgresRooms, Sighting, place_of
@@ -28,6 +27,7 @@ from resilience import (
 )
 from resilience.errors import POLICY_FAILURES
 from service_kit import logs
+from service_kit.copies import CopyStore
 
 T = TypeVar("T")
 log = logs.get_logger("rooms")

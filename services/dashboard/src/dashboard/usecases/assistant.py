@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
 from dashboard.degradation import ORIGINAL_TEXT, REDIS_QUEUE, TEXT_ONLY
-from dashboard.model import Agent, Found, Memory, Page, Reply, Speech, Translation
-from dashboard.ports import AiCopies, AiCore, Announce, silent
-from dashboard.usecases.creations import Creations, Made
-from resilience import MISSING, Operation, RowPolicy, Rung, Served
+from dashboard.model import Agent, Conversation, Found, Made, Memory, Page, Reply, Speech, Translation
+from dashboard.ports import AiCopies, AiCore, Announce, ReplyStream, silent
+from dashboard.usecases.creations import Creations
+from resilience import MISSING, Bulkhead, Operation, RowPolicy, Rung, Served
 
 T = TypeVar("T")
+
+STREAMS = 64
+"""Answers that one instance passes on as they come, at a time."""
 
 
 def announce_creation(announce: Announce, operation: Operation) -> None:
@@ -35,9 +39,11 @@ class Agents:
         creations: Creations,
         copies: AiCopies,
         announce: Announce = silent,
+        places: Bulkhead | None = None,
     ) -> None:
         self._ai_core = ai_core
         self._policy = policy
+        self._places = places or Bulkhead(policy.row.id, STREAMS, 0)
         self._creations = creations
         self._copies = copies
         self._announce = announce
@@ -47,11 +53,12 @@ class Agents:
         payload = {"name": name, "system_prompt": prompt, "model": model}
         operation = self._creations.operation("agent.create", agents_of(owner), owner, payload, key)
 
-        async def direct() -> Served[Agent]:
-            made = await self._ai_core.create_agent(operation.payload["id"], name, prompt, model, operation.id)
-            self._copies.keep_agent(owner, made.value)
-            announce_creation(self._announce, operation)
-            return made
+        async def direct() -> Served[Made[Agent]]:
+            served = await self._ai_core.create_agent(operation.payload["id"], name, prompt, model, operation.id)
+            if not served.value.operation_id:
+                self._copies.keep_agent(owner, served.value.value)
+                announce_creation(self._announce, operation)
+            return _promise(served)
 
         return await self._creations.make(operation, direct, _queued_agent)
 
@@ -63,7 +70,8 @@ class Agents:
 
         async def read() -> Served[Agent]:
             served = await self._ai_core.agent(agent_id)
-            self._copies.keep_agent(owner, served.value)
+            if _is_live(served):
+                self._copies.keep_agent(owner, served.value)
             return served
 
         return await self._policy.serve(read, *self._copies.agent(owner, agent_id))
@@ -73,7 +81,7 @@ class Agents:
 
         async def read() -> Served[Page[Agent]]:
             served = await self._ai_core.agents(limit, cursor)
-            if cursor is None:
+            if cursor is None and _is_live(served):
                 self._copies.keep_agents(owner, limit, served.value)
             return served
 
@@ -83,23 +91,75 @@ class Agents:
         served = await self._policy.serve(read, *self._copies.agents(owner, limit), _only(waiting))
         return _with_waiting(served, waiting)
 
-    async def change(self, owner: str, agent_id: str, fields: dict[str, str]) -> Served[Agent]:
-        """Changes the given fields."""
-        served: Served[Agent] = await self._policy.serve(lambda: self._ai_core.change_agent(agent_id, fields))
-        self._copies.keep_agent(owner, served.value)
-        _announce(self._announce, "changed", owner, agent_id)
-        return served
+    async def change(self, owner: str, agent_id: str, fields: dict[str, str]) -> Served[Made[Agent | None]]:
+        """Changes the given fields. None: AI Core has queued it, and does not know what it will be."""
+        served: Served[Made[Agent | None]] = await self._policy.serve(
+            lambda: self._ai_core.change_agent(agent_id, fields)
+        )
+        if not served.value.operation_id and served.value.value is not None:
+            self._copies.keep_agent(owner, served.value.value)
+            _announce(self._announce, "changed", owner, agent_id)
+        return _promise(served)
 
-    async def delete(self, owner: str, agent_id: str) -> Served[None]:
+    async def delete(self, owner: str, agent_id: str) -> Served[Made[None]]:
         """Deletes an agent."""
-        served: Served[None] = await self._policy.serve(lambda: self._ai_core.delete_agent(agent_id))
+        served: Served[Made[None]] = await self._policy.serve(lambda: self._ai_core.delete_agent(agent_id))
         await self._copies.forget_agent(owner, agent_id)
-        _announce(self._announce, "deleted", owner, agent_id)
-        return served
+        if not served.value.operation_id:
+            _announce(self._announce, "deleted", owner, agent_id)
+        return _promise(served)
 
     async def chat(self, agent_id: str, message: str, conversation_id: str) -> Served[Reply]:
         """The agent's answer: nothing can stand in for that."""
         return await self._policy.serve(lambda: self._ai_core.chat(agent_id, message, conversation_id))
+
+    async def stream(
+        self, agent_id: str, message: str, conversation_id: str
+    ) -> Served[AbstractAsyncContextManager[ReplyStream]]:
+        """The agent's answer as it comes, once it has begun. To be entered, or its place is never given back.
+
+        Streams have places of their own: however many go on for however long, all other calls keep theirs.
+        """
+        await self._places.acquire()
+        try:
+            served: Served[ReplyStream] = await self._policy.serve(
+                lambda: self._ai_core.chat_stream(agent_id, message, conversation_id)
+            )
+        except BaseException:
+            self._places.release()
+            raise
+        return served.map(self._placed)
+
+    @asynccontextmanager
+    async def _placed(self, stream: ReplyStream) -> AsyncIterator[ReplyStream]:
+        try:
+            async with stream:
+                yield stream
+        finally:
+            self._places.release()
+
+
+class Conversations:
+    """What was said to an agent, by the user of the current request; only AI Core has it."""
+
+    def __init__(self, ai_core: AiCore, policy: RowPolicy) -> None:
+        self._ai_core = ai_core
+        self._policy = policy
+
+    async def page(self, agent_id: str, limit: int, cursor: str | None) -> Served[Page[Conversation]]:
+        """The conversations with an agent, the one that was used last first."""
+        return await self._policy.serve(lambda: self._ai_core.conversations(agent_id, limit, cursor))
+
+    async def get(self, agent_id: str, conversation_id: str) -> Served[Conversation]:
+        """What was said in a conversation."""
+        return await self._policy.serve(lambda: self._ai_core.conversation(agent_id, conversation_id))
+
+    async def delete(self, agent_id: str, conversation_id: str) -> Served[Made[None]]:
+        """Forgets a conversation."""
+        served: Served[Made[None]] = await self._policy.serve(
+            lambda: self._ai_core.delete_conversation(agent_id, conversation_id)
+        )
+        return _promise(served)
 
 
 class Memories:
@@ -119,8 +179,9 @@ class Memories:
         payload = {"text": text, "tags": list(dict.fromkeys(tags))}
         operation = self._creations.operation("memory.create", memories_of(owner), owner, payload, key)
 
-        async def direct() -> Served[Memory]:
-            return await self._ai_core.create_memory(operation.payload["id"], text, payload["tags"], operation.id)
+        async def direct() -> Served[Made[Memory]]:
+            made = self._ai_core.create_memory(operation.payload["id"], text, payload["tags"], operation.id)
+            return _promise(await made)
 
         return await self._creations.make(operation, direct, _queued_memory)
 
@@ -129,7 +190,7 @@ class Memories:
 
         async def read() -> Served[Page[Memory]]:
             served = await self._ai_core.memories(limit, cursor)
-            if cursor is None:
+            if cursor is None and _is_live(served):
                 self._copies.keep_memories(owner, limit, served.value)
             return served
 
@@ -143,11 +204,11 @@ class Memories:
         """The memories that fit a query; only AI Core can tell."""
         return await self._policy.serve(lambda: self._ai_core.search(query, limit))
 
-    async def delete(self, owner: str, memory_id: str) -> Served[None]:
+    async def delete(self, owner: str, memory_id: str) -> Served[Made[None]]:
         """Forgets a memory."""
-        served: Served[None] = await self._policy.serve(lambda: self._ai_core.delete_memory(memory_id))
+        served: Served[Made[None]] = await self._policy.serve(lambda: self._ai_core.delete_memory(memory_id))
         await self._copies.forget_memories(owner)
-        return served
+        return _promise(served)
 
 
 class Language:
@@ -184,6 +245,18 @@ def agents_of(owner: str) -> str:
 def memories_of(owner: str) -> str:
     """The ordering unit of a user's new memories."""
     return f"memories:{owner}"
+
+
+def _is_live(served: Served[Any]) -> bool:
+    """Whether it is what AI Core's own database holds now: copies are made of nothing else."""
+    return served.as_of is None and not served.pending and not served.degraded
+
+
+def _promise(served: Served[Made[T]]) -> Served[Made[T]]:
+    """What AI Core has queued is pending."""
+    if not served.value.operation_id:
+        return served
+    return Served(served.value, served.degradations, served.as_of, pending=True)
 
 
 def _queued_agent(operation: Operation) -> Agent:

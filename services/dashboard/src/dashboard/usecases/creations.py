@@ -11,24 +11,16 @@ import hmac
 import json
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from dashboard.model import KeyReused, WriteFailed
+from dashboard.model import KeyReused, Made, WriteFailed
 from resilience import Accepted, Clock, DurableWriter, Operation, OperationStatus, Served, Written
 
 T = TypeVar("T")
 
 CREATIONS = frozenset({"agent.create", "memory.create"})
 """Kinds of operations whose result is what they made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Made(Generic[T]):
-    """What was asked for; ``operation_id`` finds its creation again while that is still to be done, else empty."""
-
-    value: T
-    operation_id: str = ""
 
 
 class Creations:
@@ -53,16 +45,18 @@ class Creations:
         return Operation(operation_id, kind, entity, owner, {"id": made_id(operation_id), **payload}, fingerprint)
 
     async def make(
-        self, operation: Operation, direct: Callable[[], Awaitable[Served[T]]], promised: Callable[[Operation], T]
+        self, operation: Operation, direct: Callable[[], Awaitable[Served[Made[T]]]], promised: Callable[[Operation], T]
     ) -> Served[Made[T]]:
         """What ``direct`` made, or what was ``promised`` when it will be made, or was, by way of the queue.
+
+        ``direct`` may have been promised it as well: AI Core queues what its own database cannot take.
 
         Raises KeyReused, WriteFailed, WriteRefused.
         """
         served = await self._writer.write(operation, lambda _: direct())
         match served.value:
             case Written(made):
-                return made.also(*served.degradations).map(Made)
+                return made.also(*served.degradations)
             case Accepted(record):
                 known = record.operation or operation
                 if operation.fingerprint and known.fingerprint != operation.fingerprint:

@@ -123,7 +123,7 @@ async def build(settings: Settings) -> Service:
         group="dashboard-calls",
         waits_for=lambda error: not is_answer(database.policy, error),
     )
-    operations = Operations((redis.queue, ai_core.queue), database.users, database.policy)
+    operations = Operations((redis.queue, ai_core.queue), database.users, database.policy, ai_core.operation)
     routers = [  # matched in this order: the busiest first
         users.create_router(accounts, operations, sessions, outcome, doorman),
         logins.create_router(login, accounts, outcome, doorman, secure_cookie=settings.environment == "production"),

@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from dashboard.degradation import AI_CORE, REDIS_QUEUE
-from dashboard.inbound.http import agents, ai
+from dashboard.degradation import AI_CORE
+from dashboard.inbound.http import agents, ai, conversations
 from dashboard.inbound.http.doors import Doorman
 from dashboard.inbound.outcome import Outcome
 from dashboard.outbound.ai_copies import AiCoreCopies
@@ -17,11 +17,20 @@ from dashboard.outbound.ai_queue import AiQueueTarget
 from dashboard.outbound.all_queues import AllQueues
 from dashboard.ports import Announce, silent
 from dashboard.settings import Settings
-from dashboard.usecases.assistant import Agents, Language, Memories, agents_of, announce_creation, memories_of
+from dashboard.usecases.assistant import (
+    Agents,
+    Conversations,
+    Language,
+    Memories,
+    agents_of,
+    announce_creation,
+    memories_of,
+)
 from dashboard.usecases.creations import Creations
 from dashboard.wiring.peers import peer_policy
 from dashboard.wiring.redis import RedisPart
-from resilience import CircuitState, Drainer, DrainSettings, DurableWriter, Operation, Result, Transition
+from resilience import Operation, OperationRecord, Result
+from service_kit.durable import durable, queue_store
 from service_kit.rpc_client import channel
 from service_kit.runtime import ServiceRuntime
 from service_kit.tokens import TokenIssuer
@@ -45,30 +54,24 @@ class AiCorePart:
         secret = settings.jwt_secret.get_secret_value()
         issuer = TokenIssuer(secret, lifetime=TOKEN_SECONDS)
         self._chat_limit = settings.chat_limit
-        ai_core = GrpcAiCore(self.channel, patience=self.policy.timeout)
-        self.queue = redis.queue_store(settings, QUEUE)
-        self.drainer = Drainer(
-            self.queue,
-            AiQueueTarget(ai_core, lambda owner: issuer.issue(owner, QUEUE)),
-            call=self.policy.call,
-            settings=DrainSettings(
-                batch_size=BATCH, ttl=settings.fallback_queue_ttl, interval=settings.fallback_queue_interval
-            ),
-            clock=runtime.clock,
-            on_applied=self._on_applied,
-        )
-        self.policy.breaker.subscribe(self._on_transition)
-        writer = DurableWriter(self.policy, self.queue, self.drainer, fallback=REDIS_QUEUE, clock=runtime.clock)
-        self._writer = writer
-        creations = Creations(writer, runtime.clock, key_secret=secret.encode())
+        ai_core = self._ai_core = GrpcAiCore(self.channel, patience=self.policy.timeout)
+        self.queue = queue_store(runtime, redis.client, redis.policy, QUEUE)
+        target = AiQueueTarget(ai_core, lambda owner: issuer.issue(owner, QUEUE))
+        self._writer = durable(
+            runtime, self.policy, self.queue, target, batch_size=BATCH, on_applied=self._on_applied
+        ).writer
+        creations = Creations(self._writer, runtime.clock, key_secret=secret.encode())
         copies = AiCoreCopies(redis.copies)
         self.agents = Agents(ai_core, self.policy, creations, copies, announce)
         self.memories = Memories(ai_core, self.policy, creations, copies)
         self.language = Language(ai_core, self.policy)
+        self.conversations = Conversations(ai_core, self.policy)
         self._show_queue(runtime, redis)
-        runtime.background("drain ai", self.drainer.run)
-        runtime.background("queue watch ai", writer.watch)
         runtime.on_close(self.channel.close, "ai-core")
+
+    async def operation(self, operation_id: str) -> OperationRecord | None:
+        """What became of a write that AI Core has queued for the user of the current request."""
+        return await self.policy.call(lambda: self._ai_core.operation(operation_id))
 
     def _show_queue(self, runtime: ServiceRuntime, redis: RedisPart) -> None:
         """Operators see both queues as the service's one; the health page shows this one's share as well."""
@@ -80,10 +83,6 @@ class AiCorePart:
 
         runtime.queue = queues
         runtime.buffers[QUEUE] = share
-
-    def _on_transition(self, transition: Transition) -> None:
-        if transition.new is CircuitState.CLOSED:
-            self.drainer.kick()
 
     async def _on_applied(self, results: Sequence[Result]) -> None:
         for result in results:
@@ -98,5 +97,6 @@ class AiCorePart:
         limit = self._chat_limit
         return [
             agents.create_router(self.agents, outcome, doorman, chat_limit=limit),
+            conversations.create_router(self.conversations, outcome, doorman),
             ai.create_router(self.memories, self.language, outcome, doorman, chat_limit=limit),
         ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from dashboard.degradation import POSTGRES, REDIS_QUEUE, STANDBY
+from dashboard.degradation import POSTGRES, STANDBY
 from dashboard.model import User
 from dashboard.outbound import postgres
 from dashboard.outbound.queue_target import SettledOperations, UserQueueTarget
@@ -16,7 +16,8 @@ from dashboard.outbound.users import PostgresUsers
 from dashboard.settings import Settings
 from dashboard.usecases.reads import Reads
 from dashboard.wiring.redis import RedisPart
-from resilience import CircuitState, Drainer, DrainSettings, DurableWriter, Result, RowPolicy, Transition
+from resilience import CircuitState, Result, RowPolicy, Transition
+from service_kit.durable import durable
 from service_kit.migrations import Migrator
 from service_kit.runtime import ServiceRuntime
 
@@ -43,25 +44,15 @@ class PostgresPart:
             bulkhead_limit=postgres.POOL_SIZE,
             retries=1,
             retry_on=postgres.is_disconnect,
-            on_closed=lambda: self.drainer.kick(),
         )
         self._cut_when_open(self.policy, self.database)
-        self.drainer = Drainer(
-            redis.queue,
-            UserQueueTarget(self.database),
-            call=self.policy.call,
-            settings=DrainSettings(ttl=settings.fallback_queue_ttl, interval=settings.fallback_queue_interval),
-            clock=runtime.clock,
-            on_applied=self._applied,
-        )
         self.on_applied: list[Callable[[Result], None]] = []
         """Told of each queued write that has been applied."""
-        self.writer = DurableWriter(self.policy, redis.queue, self.drainer, fallback=REDIS_QUEUE, clock=runtime.clock)
+        target = UserQueueTarget(self.database)
+        self.writer = durable(runtime, self.policy, redis.queue, target, on_applied=self._applied).writer
         self.replica, self.standby = self._standby(runtime, settings)
         migrator = Migrator(url, migrations, policy=self.policy, ping=self.database.ping, clock=runtime.clock)
         runtime.background("migrations", migrator.run)
-        runtime.background("drain", self.drainer.run)
-        runtime.background("queue watch", self.writer.watch)
         runtime.background("prune", self._prune_forever)
         runtime.on_close(self.database.close, "postgres")
 

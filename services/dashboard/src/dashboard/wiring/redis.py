@@ -5,25 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-import orjson
 from redis.asyncio import Redis
 
 from dashboard.degradation import EFFECTS, POSTGRES, REDIS
 from dashboard.inbound.http.limits import Addresses, RequestLimits
-from dashboard.outbound.copies import CopyStore, UserCopies
+from dashboard.outbound.copies import UserCopies
 from dashboard.outbound.ended_sessions import EndedSessions
 from dashboard.outbound.limits import LeasedLimit, Outage
 from dashboard.outbound.login_limit import RedisLoginLimit
 from dashboard.outbound.postgres import Database
 from dashboard.outbound.sessions import RedisSessions
 from dashboard.settings import Rate, Settings
-from resilience import CircuitState, MemoryCache, Result, RowPolicy, Transition
+from resilience import CircuitState, MemoryCache, Result, RowPolicy
 from resilience.integrations.redis_limiter import RedisRateLimiter
-from resilience.integrations.redis_queue import RedisQueueStore
-from service_kit import logs, redis_client
+from service_kit import durable, redis_client
+from service_kit.copies import CopyStore
 from service_kit.runtime import ServiceRuntime
-
-log = logs.get_logger("redis")
 
 CATCH_UP_SECONDS = 1.0
 PRUNE_SECONDS = 60.0
@@ -58,10 +55,14 @@ class RedisPart:
         )
         self.users = UserCopies(self.copies)
         self.login_limit = RedisLoginLimit(self.client, self.policy)
-        self.queue = self.queue_store(settings, runtime.name)
+        self.queue = durable.queue_store(runtime, self.client, self.policy, runtime.name)
         runtime.queue, runtime.queue_row = self.queue, POSTGRES.id
         runtime.background("copies", self.copies.flush_forever)
-        self._say_when_away()
+        durable.say_when_away(
+            self.policy,
+            "Redis is away: sessions in memory, rate limits off",
+            "Redis is back: sessions shared, rate limits on",
+        )
         runtime.on_close(self.client.aclose, "redis")
 
     def open_sessions(self, database: Database, policy: RowPolicy) -> RedisSessions:
@@ -97,17 +98,6 @@ class RedisPart:
             Addresses(settings.trusted_proxies),
         )
 
-    def queue_store(self, settings: Settings, name: str) -> RedisQueueStore:
-        """A write queue of that name (Redis keys ``fallback:queue:NAME`` and ``fallback:dead:NAME``)."""
-        return RedisQueueStore(
-            self.client,
-            name,
-            limit=settings.fallback_queue_max_size,
-            call=self.policy.call,
-            timeout=REDIS.call_timeout,
-            loads=orjson.loads,
-        )
-
     async def _ping(self) -> None:
         await self.client.execute_command("PING")  # type: ignore[no-untyped-call]
 
@@ -131,17 +121,6 @@ class RedisPart:
             await self._runtime.clock.sleep(PRUNE_SECONDS)
             if policy.breaker.state is CircuitState.CLOSED:
                 await ended.prune()
-
-    def _say_when_away(self) -> None:
-        """One line per outage: a trial that fails reopens the circuit, which is no new outage."""
-
-        def changed(transition: Transition) -> None:
-            if transition.old is CircuitState.CLOSED and transition.new is CircuitState.OPEN:
-                log.warning("Redis is away: sessions in memory, rate limits off", row=REDIS.id)
-            elif transition.new is CircuitState.CLOSED:
-                log.info("Redis is back: sessions shared, rate limits on", row=REDIS.id)
-
-        self.policy.breaker.subscribe(changed)
 
 
 def end_sessions_of_deleted(sessions: RedisSessions, result: Result) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from dashboard.degradation import AI_CORE, QUEUED_AGENT_TEXT
+from dashboard.degradation import AI_CORE, QUEUED_AGENT_TEXT, QUEUED_TEXT
+from dashboard.inbound.http import chats
 from dashboard.inbound.http.ai_answers import page_body, writing
 from dashboard.inbound.http.doors import (
     AnyId,
@@ -17,15 +18,14 @@ from dashboard.inbound.http.doors import (
     IdempotencyKey,
     Name,
     PageSize,
+    Prefer,
 )
 from dashboard.inbound.outcome import Outcome
 from dashboard.model import Agent
 from dashboard.usecases.assistant import Agents
-from dashboard.usecases.creations import Made
-from resilience import Served
 from service_kit import context
-from service_kit.errors import CircuitOpen, DependencyUnavailable, to_problem
-from service_kit.http import json_response, problem_responses, served_json, stamp
+from service_kit.errors import CircuitOpen, DependencyUnavailable
+from service_kit.http import problem_responses, queued_answer, served_json, stamp
 from service_kit.tokens import Claims
 
 # As AI Core wants it: what it would refuse must not wait in the queue.
@@ -84,18 +84,6 @@ class AgentList(BaseModel):
     as_of: Annotated[datetime | None, Field(description="When the copy was read from AI Core.")] = None
 
 
-class ReplyView(BaseModel):
-    """An agent's answer, and who really gave it."""
-
-    reply: str
-    provider: str
-    model: str
-    cached: bool
-    fallback_from: str | None
-    conversation_id: str
-    simulated: bool
-
-
 def agent_body(agent: Agent) -> dict[str, Any]:
     body = {**asdict(agent), "created_at": stamp(agent.created_at), "updated_at": stamp(agent.updated_at)}
     return body if agent.pending else {name: value for name, value in body.items() if name != "pending"}
@@ -114,14 +102,17 @@ def create_router(agents: Agents, outcome: Outcome, doorman: Doorman, *, chat_li
     accepted: Any = {202: {"description": "Accepted; will be made."}, **problem_responses(409)}
 
     @router.post("", status_code=201, response_model=AgentView, responses=accepted)
-    async def create(body: NewAgent, caller: user, key: IdempotencyKey = None) -> Response:
-        """Make an agent; while AI Core is away it is queued, and made later."""
+    async def create(body: NewAgent, caller: user, key: IdempotencyKey = None, prefer: Prefer = None) -> Response:
+        """Make an agent; while AI Core or its database is away it is queued, and made later."""
         work = agents.create(caller.user_id, body.name, body.system_prompt, body.model, key)
         served = await outcome.of(writing(work))
         made = served.value
         if not made.operation_id:
             return served_json(served.map(lambda _: None), agent_body(made.value), status=201)
-        return _queued(served, made)
+        more = {"id": made.value.id, "pending": True}
+        return queued_answer(
+            served, made.operation_id, AI_CORE, QUEUED_AGENT_TEXT, prefer=prefer, accepted=True, more=more
+        )
 
     @router.get("", response_model=AgentList)
     async def page(caller: user, limit: PageSize = 50, cursor: Cursor = None) -> Response:
@@ -135,48 +126,38 @@ def create_router(agents: Agents, outcome: Outcome, doorman: Doorman, *, chat_li
         served = await outcome.of(agents.get(caller.user_id, agent_id))
         return served_json(served, agent_body(served.value))
 
-    @router.patch("/{agent_id}", response_model=AgentView, responses=unknown)
-    async def change(agent_id: AnyId, body: AgentChange, caller: user) -> Response:
-        """Change an agent."""
+    @router.patch("/{agent_id}", response_model=AgentView, responses={**unknown, **accepted})
+    async def change(agent_id: AnyId, body: AgentChange, caller: user, prefer: Prefer = None) -> Response:
+        """Change an agent; queued by AI Core while its database is away."""
         work = agents.change(caller.user_id, agent_id, body.model_dump(exclude_none=True))
         served = await outcome.of(work)
-        return served_json(served, agent_body(served.value))
+        made = served.value
+        if made.value is None or made.operation_id:
+            return queued_answer(served, made.operation_id, AI_CORE, QUEUED_TEXT, prefer=prefer)
+        return served_json(served, agent_body(made.value))
 
-    @router.delete("/{agent_id}", status_code=204, responses=unknown)
-    async def delete(agent_id: AnyId, caller: user) -> None:
-        """Delete an agent."""
-        await outcome.of(agents.delete(caller.user_id, agent_id))
+    @router.delete("/{agent_id}", status_code=204, responses={**unknown, **accepted})
+    async def delete(agent_id: AnyId, caller: user, prefer: Prefer = None) -> Response:
+        """Delete an agent; queued by AI Core while its database is away."""
+        served = await outcome.of(agents.delete(caller.user_id, agent_id))
+        if operation_id := served.value.operation_id:
+            return queued_answer(served, operation_id, AI_CORE, QUEUED_TEXT, prefer=prefer)
+        return Response(status_code=204)
 
-    @router.post("/{agent_id}/chat", response_model=ReplyView, responses=problem_responses(404, 409))
-    async def chat(agent_id: AnyId, body: ChatMessage) -> Response:
-        """Say something to an agent."""
+    @router.post("/{agent_id}/chat", response_model=chats.ReplyView, responses=chats.RESPONSES)
+    async def chat(agent_id: AnyId, body: ChatMessage, accept: chats.Accept = None) -> Response:
+        """Say something to an agent; with `Accept: text/event-stream` the answer comes as events."""
         if chat_limit is not None:
             context.allow(chat_limit)
+        asked = agent_id, body.message, body.conversation_id or ""
         try:
-            served = await outcome.of(agents.chat(agent_id, body.message, body.conversation_id or ""))
+            if chats.wants_events(accept):
+                return chats.streamed(await outcome.of(agents.stream(*asked)))
+            return chats.whole(await outcome.of(agents.chat(*asked)))
         except CircuitOpen as error:
             raise _as_the_row_says(error) from error
-        reply = served.value
-        return served_json(served, {**asdict(reply), "fallback_from": reply.fallback_from or None})
 
     return router
-
-
-def _queued(served: Served[Made[Agent]], made: Made[Agent]) -> Response:
-    """202 with the promise to make it (row D3), and the id under which it will be found."""
-    wait = served.degradations[0].retry_after if served.degradations else None
-    promise = DependencyUnavailable(
-        QUEUED_AGENT_TEXT,
-        status=202,
-        row=AI_CORE.id,
-        retry_after=AI_CORE.probe_interval if wait is None else wait,
-        queued=True,
-        operation_id=made.operation_id,
-        status_url=f"/api/v1/operations/{made.operation_id}",
-        suggestion="Look at status_url to see when it is made.",
-    )
-    body = {**to_problem(promise, context.request_id()), "id": made.value.id, "pending": True}
-    return json_response(body, status=202, headers={"location": promise.status_url or ""})
 
 
 def _as_the_row_says(error: CircuitOpen) -> DependencyUnavailable:

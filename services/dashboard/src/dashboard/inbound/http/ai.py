@@ -112,6 +112,8 @@ class SpeechView(BaseModel):
     audio: str | None
     content_type: str | None
     provider: str | None
+    model: str | None
+    simulated: bool
 
 
 def create_router(
@@ -172,8 +174,8 @@ def create_router(
         served = await outcome.of(language.speak(body.text, body.voice or ""))
         made = served.value
         audio = None if made.audio is None else base64.b64encode(made.audio).decode()
-        named = {"content_type": made.content_type or None, "provider": made.provider or None}
-        return served_json(served, {"text": made.text, "audio": audio, **named})
+        named = {name: getattr(made, name) or None for name in ("content_type", "provider", "model")}
+        return served_json(served, {"text": made.text, "audio": audio, **named, "simulated": made.simulated})
 
     return router
 

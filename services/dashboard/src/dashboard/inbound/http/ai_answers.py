@@ -9,7 +9,7 @@ from dashboard.degradation import AI_CORE, REDIS_QUEUE
 from dashboard.inbound.http.doors import listed
 from dashboard.model import Page
 from resilience import Served, WriteRefused
-from service_kit.errors import DependencyUnavailable, QueueFull, ServiceError
+from service_kit.refusals import write_refused
 
 T = TypeVar("T")
 
@@ -19,18 +19,7 @@ async def writing(work: Awaitable[Served[T]]) -> Served[T]:
     try:
         return await work
     except WriteRefused as error:
-        raise _refused(error) from error
-
-
-def _refused(error: WriteRefused) -> ServiceError:
-    kind: type[ServiceError] = DependencyUnavailable
-    text = f"{AI_CORE.user_text}. Nothing was saved."
-    if not error.certain:
-        text = f"{AI_CORE.user_text}. It is not known whether this was saved; repeat it later."
-    elif error.full:
-        kind = QueueFull
-        text = f"{AI_CORE.user_text}. Too much is waiting already; this was not saved."
-    return kind(text, retry_after=error.retry_after, row=AI_CORE.id, queued=error.queued)
+        raise write_refused(error, AI_CORE, lead=AI_CORE.user_text) from error
 
 
 def page_body(served: Served[Page[T]], items: list[dict[str, Any]]) -> Mapping[str, Any]:

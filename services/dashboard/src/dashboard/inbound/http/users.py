@@ -21,15 +21,14 @@ from dashboard.inbound.http.doors import (
     listed,
 )
 from dashboard.inbound.outcome import Outcome
-from dashboard.model import User
+from dashboard.model import AI_CORE_ENTITY, User
 from dashboard.ports import Sessions
 from dashboard.usecases.accounts import Accounts, Queued
 from dashboard.usecases.creations import CREATIONS, made_id
 from dashboard.usecases.operations import Operations
 from resilience import OperationRecord, Served
 from service_kit import context
-from service_kit.errors import DependencyUnavailable, to_problem
-from service_kit.http import json_response, problem_responses, served_json, stamp
+from service_kit.http import json_response, problem_responses, queued_answer, served_json, stamp
 from service_kit.tokens import Claims
 
 Email = Annotated[EmailStr, StringConstraints(max_length=254)]
@@ -179,30 +178,10 @@ def _with(route: dict[str, Any], responses: dict[Any, Any]) -> dict[str, Any]:
 
 def _written(served: Served[Any], status: int, prefer: str | None) -> Response:
     if isinstance(served.value, Queued):
-        return _queued(served, served.value, prefer)
+        return queued_answer(served, served.value.operation_id, POSTGRES, QUEUED_TEXT, prefer=prefer)
     if served.value is None:
         return Response(status_code=status)
     return served_json(served, user_body(served.value), status=status)
-
-
-def _queued(served: Served[Any], queued: Queued, prefer: str | None) -> Response:
-    """503 with the promise to apply it, or 202 for a client that asked for that (RFC 7240)."""
-    wait = served.degradations[0].retry_after
-    asked = prefer is not None and "respond-async" in prefer.lower()
-    error = DependencyUnavailable(
-        QUEUED_TEXT,
-        status=202 if asked else 503,
-        row=POSTGRES.id,
-        retry_after=POSTGRES.probe_interval if wait is None else wait,
-        queued=True,
-        operation_id=queued.operation_id,
-        status_url=f"/api/v1/operations/{queued.operation_id}",
-        suggestion="Look at status_url to see when it is applied.",
-    )
-    if not asked:
-        raise error
-    headers = {"preference-applied": "respond-async", "location": error.status_url or ""}
-    return json_response(to_problem(error, context.request_id()), status=202, headers=headers)
 
 
 def _operation_body(operation_id: str, record: OperationRecord) -> dict[str, Any]:
@@ -214,7 +193,7 @@ def _operation_body(operation_id: str, record: OperationRecord) -> dict[str, Any
             body["accepted_at"] = stamp(operation.accepted_at)
         if record.status == "applied":
             body["result"] = {"entity": operation.entity}
-            if operation.kind in CREATIONS:
+            if operation.kind in CREATIONS and operation.entity != AI_CORE_ENTITY:
                 body["result"]["id"] = made_id(operation_id)
     if record.error:
         body["error"] = record.error

@@ -24,6 +24,12 @@ function banner(text) {
   byId("banner").hidden = !text;
 }
 
+function note(method, path, response) {
+  const fallback = response.headers.get("x-fallback-used");
+  const circuit = response.headers.get("x-circuit-state");
+  log(`${method} ${path} → ${response.status}${fallback ? `, fallback ${fallback}` : ""}${circuit ? `, circuit ${circuit}` : ""}`);
+}
+
 async function call(method, path, body, headers = {}) {
   const response = await fetch(path, {
     method,
@@ -31,9 +37,7 @@ async function call(method, path, body, headers = {}) {
     body: body ? JSON.stringify(body) : undefined,
   });
   const found = response.status === 204 ? null : await response.json();
-  const fallback = response.headers.get("x-fallback-used");
-  const circuit = response.headers.get("x-circuit-state");
-  log(`${method} ${path} → ${response.status}${fallback ? `, fallback ${fallback}` : ""}${circuit ? `, circuit ${circuit}` : ""}`);
+  note(method, path, response);
   if (found && found.message) banner(found.message);
   return { ok: response.ok, status: response.status, body: found };
 }
@@ -94,11 +98,51 @@ async function chat(event) {
     agentId = made.body.id;
   }
   const message = new FormData(event.target).get("message");
-  const answer = await call("POST", `/api/v1/agents/${agentId}/chat`, { message, conversation_id: conversationId });
-  if (!answer.ok) return;
-  conversationId = answer.body.conversation_id;
-  const by = `${answer.body.provider}, ${answer.body.model}${answer.body.simulated ? ", simulated" : ""}`;
-  byId("reply").textContent = `${answer.body.reply} (${by})`;
+  const path = `/api/v1/agents/${agentId}/chat`;
+  const response = await fetch(path, {
+    method: "POST",
+    headers: { "content-type": "application/json", accept: "text/event-stream" },
+    body: JSON.stringify({ message, conversation_id: conversationId }),
+  });
+  note("POST", path, response);
+  if (!response.ok) return banner((await response.json()).message);
+  let by = "";
+  let whole = false;
+  byId("reply").textContent = "";
+  for await (const [kind, data] of events(response)) {
+    if (kind === "start") {
+      conversationId = data.conversation_id;
+      const from = data.fallback_from ? `, instead of ${data.fallback_from}` : "";
+      const kept = data.cached ? `, kept answer of ${data.as_of}` : "";
+      by = ` (${data.provider}, ${data.model}${data.simulated ? ", simulated" : ""}${from}${kept})`;
+    } else if (kind === "delta") byId("reply").textContent += data.text;
+    else if (kind === "error") banner(data.message);
+    else if (kind === "end") {
+      whole = true;
+      if (data.degraded) log(`answered with ${data.fallbacks.join(", ")}`);
+    }
+  }
+  byId("reply").textContent += whole ? by : ` … broke off${by}`;
+}
+
+// The events of an answer (server-sent events that a POST gave, which EventSource cannot ask for).
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const blocks = (rest + value).split("\n\n");
+      rest = blocks.pop();
+      for (const block of blocks) {
+        const [kind, data] = block.split("\n").map((line) => line.slice(line.indexOf(": ") + 2));
+        yield [kind, JSON.parse(data)];
+      }
+    }
+  } catch {
+    banner("The connection broke off.");
+  }
 }
 
 // What happens, as it happens: the mode as a notice, the rest as lines. The browser comes back by itself when it is cut.

@@ -1,0 +1,303 @@
+"""Kept answers of the provider chain, and which process is asking what: in Redis, and in memory while that is away.
+
+Redis is only ever a help here. Nothing waits for it longer than ``PATIENCE``, even on its way to an open circuit: the
+commands of all callers go out together in one pipeline, which has a task of its own, and is given up by the callers
+long before the row's limit. After a failure it is left out for a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from math import inf
+from typing import Any, Final
+
+import orjson
+from redis.asyncio import Redis
+
+from ai_core.ports import Claim
+from ai_core.query import Completion, Usage
+from resilience import Clock, MemoryCache, without_deadline
+from service_kit.redis_client import AWAY
+
+PATIENCE: Final = 0.15
+"""Seconds that a caller waits for Redis: it answers in a hundredth of that, or is in trouble."""
+LEFT_OUT: Final = 1.0
+"""Seconds without a command after a failure."""
+BATCH: Final = 128
+MAX_WAITING: Final = 1_024
+"""Callers that may wait for one pipeline; the others do without."""
+MAX_ANSWER: Final = 256_000
+"""Bytes of an answer that are kept at most."""
+MAX_BEHIND: Final = 1_000
+MAX_BYTES_BEHIND: Final = 16_000_000
+"""Answers that wait to be written, and their bytes; the oldest go first."""
+FIRST_LOOK, LAST_LOOK = 0.01, 0.1
+"""Seconds between two looks at another process's answer: growing from the first to the last."""
+
+_RELEASE: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+Command = tuple[Any, ...]
+
+
+class Unavailable(Exception):
+    """Redis was not asked, or did not answer in time."""
+
+
+class Pipelines:
+    """Sends the commands of many callers together. ``call`` is the policy's; None where there is no Redis at all."""
+
+    def __init__(self, client: Redis | None, call: Callable[..., Awaitable[Any]], clock: Clock) -> None:
+        self._client = client
+        self._call = call
+        self._clock = clock
+        self._waiting: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._since = 0.0
+        self._left_out_until = 0.0
+
+    @property
+    def away(self) -> bool:
+        """Whether asking would not help now."""
+        now = self._clock.monotonic()
+        late = self._task is not None and now - self._since > PATIENCE
+        return self._client is None or late or now < self._left_out_until or len(self._waiting) >= MAX_WAITING
+
+    async def run(self, *commands: Command) -> list[Any]:
+        """The answers to the commands, in order. Raises Unavailable."""
+        if self.away:
+            raise Unavailable
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((commands, future))
+        if self._task is None:
+            self._since = self._clock.monotonic()
+            with without_deadline():
+                self._task = asyncio.get_running_loop().create_task(self._send_all(), name="answers")
+        timer = self._clock.call_later(PATIENCE, _expire, future)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+
+    async def close(self) -> None:
+        """Waits for nothing."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _send_all(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+                self._since = self._clock.monotonic()
+                await self._send(batch)
+        finally:
+            self._task = None
+            self._refuse(self._waiting)
+            self._waiting = []
+
+    async def _send(self, batch: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]]) -> None:
+        commands = [command for some, _ in batch for command in some]
+        try:
+            answers = iter(await self._call(self._execute, commands))
+        except AWAY:
+            self._left_out_until = self._clock.monotonic() + LEFT_OUT
+            self._refuse(batch)
+            self._refuse(self._waiting)
+            self._waiting = []
+            return
+        for some, future in batch:
+            found = [next(answers) for _ in some]
+            if not future.done():
+                _settle(future, found)
+
+    async def _execute(self, commands: list[Command]) -> list[Any]:
+        assert self._client is not None  # noqa: S101 - for the type checker: `run` has looked
+        async with self._client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return list(await pipe.execute(raise_on_error=False))
+
+    @staticmethod
+    def _refuse(batch: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]]) -> None:
+        for _, future in batch:
+            _expire(future)
+
+
+class ResponseCopies:
+    """The port ``Answers``. ``ttl`` in seconds, for both stores; ``memory`` bounds this process's own.
+
+    Run ``write_forever`` in the background.
+    """
+
+    def __init__(
+        self,
+        client: Redis | None,
+        call: Callable[..., Awaitable[Any]],
+        memory: MemoryCache,
+        clock: Clock,
+        *,
+        ttl: float = 86_400.0,
+    ) -> None:
+        self._redis = Pipelines(client, call, clock)
+        self._memory = memory
+        self._clock = clock
+        self._ttl = ttl
+        self._behind: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
+        self._bytes_behind = 0
+        self._work = asyncio.Event()
+
+    # -- the port
+
+    async def get(self, key: str, younger: float = inf) -> Completion | None:
+        """The kept answer; Redis is asked when this process has none, or none that is young enough."""
+        own = _decoded(self._memory.get(key))
+        if own is not None and self._age(own) <= younger:
+            return own
+        try:
+            [found] = await self._redis.run(("GET", _answer(key)))
+        except Unavailable:
+            return own
+        other = _decoded(found)
+        if other is None or (own is not None and self._age(own) <= self._age(other)):
+            return own
+        self._remember(key, found, self._age(other))
+        return other
+
+    def keep(self, key: str, completion: Completion, claim: str = "") -> None:
+        """Keeps an answer here at once, and in Redis soon; one that is too large only gives its claim back."""
+        value = _encoded(completion, self._clock.time(), claim)
+        if len(value) > MAX_ANSWER:
+            self.release(key, claim)
+            return
+        self._remember(key, value, 0.0)
+        self._later(key, value, claim)
+
+    async def claim(self, key: str, seconds: float) -> Claim:
+        """The claim, unless another process holds one."""
+        token, name = secrets.token_hex(8), _asking(key)
+        try:
+            _, holder = await self._redis.run(("SET", name, token, "NX", "PX", int(seconds * 1000)), ("GET", name))
+        except Unavailable:
+            return Claim()
+        if not isinstance(holder, bytes):
+            return Claim()
+        return Claim(mine=token) if holder.decode() == token else Claim(holder=holder.decode())
+
+    async def follow(self, key: str, holder: str, seconds: float) -> Completion | None:
+        """Looks for the holder's answer until it is there or its claim has gone."""
+        end, pause = self._clock.monotonic() + seconds, FIRST_LOOK
+        while (left := end - self._clock.monotonic()) > 0:
+            await self._clock.sleep(min(pause, left))
+            pause = min(pause * 1.5, LAST_LOOK)
+            try:
+                asking, value = await self._redis.run(("GET", _asking(key)), ("GET", _answer(key)))
+            except Unavailable:
+                return None
+            if isinstance(asking, bytes) and asking.decode() == holder:
+                continue
+            answer = _decoded(value)
+            if answer is None or _claim_of(value) != holder:
+                return None
+            self._remember(key, value, self._age(answer))
+            return answer
+        return None
+
+    def release(self, key: str, claim: str) -> None:
+        """Gives the claim back soon."""
+        if claim:
+            self._later(key, self._behind.get(key, (b"", ""))[0], claim)
+
+    # -- behind
+
+    async def write_forever(self) -> None:
+        """Writes what there is to write, until cancelled. What cannot be written is kept for later, within bounds."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._behind:
+                if not await self._write():
+                    await self._clock.sleep(LEFT_OUT)
+
+    async def close(self) -> None:
+        """Waits for nothing."""
+        await self._redis.close()
+
+    async def _write(self) -> bool:
+        """Writes some of it; false when that was not possible."""
+        batch = [(key, *self._behind[key]) for key in list(self._behind)[:BATCH]]
+        try:
+            await self._redis.run(*(command for one in batch for command in self._commands(*one)))
+        except Unavailable:
+            return False
+        for key, value, claim in batch:
+            if self._behind.get(key) == (value, claim):
+                self._forget(key)
+        return True
+
+    def _commands(self, key: str, value: bytes, claim: str) -> list[Command]:
+        write: list[Command] = [("SET", _answer(key), value, "PX", int(self._ttl * 1000))] if value else []
+        return [*write, ("EVAL", _RELEASE, 1, _asking(key), claim)] if claim else write
+
+    def _later(self, key: str, value: bytes, claim: str) -> None:
+        self._forget(key)
+        self._behind[key] = (value, claim)
+        self._bytes_behind += len(value)
+        while len(self._behind) > MAX_BEHIND or self._bytes_behind > MAX_BYTES_BEHIND:
+            self._forget(next(iter(self._behind)))
+        self._work.set()
+
+    def _forget(self, key: str) -> None:
+        value, _ = self._behind.pop(key, (b"", ""))
+        self._bytes_behind -= len(value)
+
+    # -- inside
+
+    def _remember(self, key: str, value: bytes, age: float) -> None:
+        if age < self._ttl:
+            self._memory.set(key, value, self._ttl - age)
+
+    def _age(self, answer: Completion) -> float:
+        return max(0.0, self._clock.time() - (answer.as_of or 0.0))
+
+
+def _answer(key: str) -> str:
+    return f"ai-core:answer:{key}"
+
+
+def _asking(key: str) -> str:
+    return f"ai-core:asking:{key}"
+
+
+def _encoded(answer: Completion, at: float, claim: str) -> bytes:
+    usage = (answer.usage.prompt, answer.usage.completion)
+    told = (answer.provider, answer.model, answer.simulated, answer.fallback_from, answer.cost)
+    return orjson.dumps([at, claim, usage, told, answer.body])
+
+
+def _decoded(value: object) -> Completion | None:
+    """None for what is no answer, such as one of another version."""
+    if not isinstance(value, bytes):
+        return None
+    try:
+        at, _, usage, (provider, model, simulated, fallback_from, cost), body = orjson.loads(value)
+        return Completion(body, provider, model, Usage(*usage), simulated, at, fallback_from, cost)
+    except (ValueError, TypeError):
+        return None
+
+
+def _claim_of(value: object) -> str:
+    return str(orjson.loads(value)[1]) if isinstance(value, bytes) else ""
+
+
+def _expire(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_exception(Unavailable())
+
+
+def _settle(future: asyncio.Future[list[Any]], found: list[Any]) -> None:
+    """One command that Redis refused spoils the caller's others as well."""
+    if any(isinstance(one, Exception) for one in found):
+        future.set_exception(Unavailable())
+    else:
+        future.set_result(found)
