@@ -14,11 +14,13 @@ from tests.conftest import ENV
 from tests.harness.memories import AI_CORE, LOADED, LOCAL, Keeper, texts
 from tests.harness.platform import Answer, Platform, eventually
 from tests.harness.signals import metrics
+from tests.harness.simulator import Simulator
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.row("A4"), pytest.mark.stack]
 
 REMOTE = "openai:text-embedding-3-small"
 EMBEDDINGS = "embeddings"
+TARGET = "openai:embeddings"  # of the simulated provider
 FAILURES = 3
 DEADLINE = 2.4  # s
 RECOVERY = 5.0  # s
@@ -38,27 +40,12 @@ async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pl
         yield platform
 
 
-class Simulator:
-    """The admin API of the simulated providers, past the fault proxy."""
-
-    def __init__(self, platform: Platform) -> None:
-        self._session = platform.session
-        self._url = f"{platform.stack.plan.components['providers'].url}/admin"
-
-    async def order(self, fault: str, **members: object) -> None:
-        body = {"fault": fault, **members}
-        async with self._session.put(f"{self._url}/faults/openai:embeddings", json=body) as answer:
-            assert answer.status == 200, await answer.text()
-
-    async def clear(self, what: str = "faults") -> None:
-        async with self._session.delete(f"{self._url}/{what}") as answer:
-            assert answer.status == 200
-
-    async def calls(self) -> int:
-        """Requests to embed that reached the model."""
-        async with self._session.get(f"{self._url}/calls") as answer:
-            counted: dict[str, dict[str, int]] = await answer.json()
-        return counted.get(REMOTE, {}).get("embeddings", 0)
+@pytest_asyncio.fixture(autouse=True, loop_scope="session")
+async def nothing_ordered(platform: Platform) -> AsyncIterator[None]:
+    """Nothing that a test has ordered is left for the next one."""
+    yield
+    if platform.stack.units["providers"].running and not platform.stack.units["providers"].faults:
+        await Simulator(platform).clear()
 
 
 async def breaks(platform: Platform, fault: str) -> None:
@@ -66,7 +53,7 @@ async def breaks(platform: Platform, fault: str) -> None:
     if fault in ("kill", "freeze"):
         await getattr(platform.stack, fault)("providers")
     else:
-        await Simulator(platform).order(fault, seconds=30)
+        await Simulator(platform).order(TARGET, fault, seconds=30)
 
 
 async def mends(platform: Platform, fault: str) -> None:
@@ -132,10 +119,11 @@ async def test_memories_are_kept_found_and_embedded_later_in_order_once(platform
     assert texts(answer)[0] == notes[3]
 
 
-async def test_an_open_circuit_asks_nobody_and_a_busy_provider_opens_none(platform: Platform) -> None:
+async def test_a_busy_provider_opens_no_circuit(platform: Platform) -> None:
     keeper = await Keeper(platform).warmed()
+    await keeper.embedded([LOCAL, REMOTE])
     simulator = Simulator(platform)
-    await simulator.order("rate_limit", retry_after=1)
+    await simulator.order(TARGET, "rate_limit", retry_after=1)
     for _ in range(2 * FAILURES):
         answer = await keeper.find("where is my bike")
         assert (answer.status, answer.body["search"]) == (200, "semantic")

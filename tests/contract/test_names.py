@@ -17,7 +17,17 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.stack]
 SERVICES = ["dashboard", "ai-core", "webrtc"]
 ROWS = {
     "dashboard": {"postgres": "D1", "redis": "D2", "ai-core": "D3", "webrtc": "D4", "kafka": "D5"},
-    "ai-core": {"postgres": "A1", "providers": "A2"},
+    "ai-core": {
+        "postgres": "A1",
+        "openai:gpt-4": "A2",
+        "openai:gpt-3.5-turbo": "A2",
+        "anthropic:claude-sonnet-5-5": "A2",
+        "redis": "A3",
+        "embeddings": "A4",
+        "elevenlabs": "A5",
+        "openai-speech": "A5",
+        "vectors": "A6",
+    },
     "webrtc": {"redis": "W1"},
 }
 METRICS = {

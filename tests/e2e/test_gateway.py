@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -36,6 +37,10 @@ class Gateway:
         asked: Any = [{"role": "user", "content": message}]
         return self.client.chat.completions.create(**{"model": "auto", "messages": asked, **fields})
 
+    async def first_serves(self) -> bool:
+        """Whether the chain's first link answers, and does not rest after the limit of rate that a test gave it."""
+        return bool(about(await self.chat(word()))["fallback_from"] is None)
+
     async def admin(self, method: str, path: str, **content: Any) -> Any:
         async with self.platform.session.request(
             method, f"{self.platform.stack.url('providers')}/admin{path}", **content
@@ -55,6 +60,7 @@ class Gateway:
 async def gateway(platform: Platform) -> AsyncIterator[Gateway]:
     await platform.healthy()
     found = Gateway(platform)
+    await eventually(found.first_serves, "the first link has had its rest", 15.0)
     yield found
     await found.client.close()
     await found.admin("DELETE", "/faults")
@@ -152,7 +158,7 @@ async def test_errors_are_the_sdks_own(gateway: Gateway) -> None:
 @pytest.mark.parametrize("fault", ["refuse", "error", "malformed", "empty", "html", "rate_limit_no_hint"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_next_provider_answers_and_it_says_so(gateway: Gateway, fault: str, stream: bool) -> None:
-    await gateway.fault("openai:gpt-4", fault)
+    await gateway.fault("openai:gpt-4", fault, after_tokens=0)
     question = word()
     raw = await gateway.client.chat.completions.with_raw_response.create(
         model="auto", messages=[{"role": "user", "content": question}], stream=stream
@@ -169,7 +175,7 @@ async def test_the_next_provider_answers_and_it_says_so(gateway: Gateway, fault:
     assert about(answer)["fallback_from"] == "openai:gpt-4"
 
 
-@pytest.mark.parametrize("fault", ["cut", "stall", "error_event", "unfinished"])
+@pytest.mark.parametrize("fault", ["cut", "stall", "malformed", "error_event", "unfinished"])
 async def test_a_provider_that_breaks_in_the_middle_is_an_error_with_what_was_sent(
     gateway: Gateway, fault: str
 ) -> None:
@@ -238,7 +244,7 @@ async def test_a_fresh_answer_is_given_again_to_who_takes_it(gateway: Gateway) -
 
 
 async def events_of(response: Any) -> list[tuple[str, Any]]:
-    blocks = (await response.read()).split(b"\n\n")[:-1]
+    blocks = [block for block in (await response.read()).split(b"\n\n")[:-1] if block.startswith(b"event: ")]
     lines = [block.split(b"\n") for block in blocks]
     return [(kind[len(b"event: ") :].decode(), orjson.loads(data[len(b"data: ") :])) for kind, data in lines]
 
@@ -330,3 +336,21 @@ async def test_a_browser_that_leaves_ends_the_call_of_the_provider(
         return await cancelled() == before + 1
 
     await eventually(one_more, "AI Core has given up the call", 3.0)
+
+
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+async def test_an_ai_core_that_goes_in_the_middle_is_an_error_soon(
+    gateway: Gateway, platform: Platform, account: Account, fault: str
+) -> None:
+    await gateway.fault("openai:gpt-4", "stall", after_tokens=4, seconds=60)
+    try:
+        async with asyncio.timeout(8), ask(platform, account, word()) as response:
+            begun = await response.content.readuntil(b"event: delta")
+            await getattr(platform.stack, fault)("ai-core")
+            events = await events_of(response)
+    finally:
+        await platform.stack.heal("ai-core")
+    assert b"event: start" in begun
+    assert events[-1][0] == "error"
+    assert events[-1][1]["message"] == "AI temporarily unavailable"
+    assert events[-1][1]["sent_characters"] > 0

@@ -197,3 +197,21 @@ def test_long_and_structured_questions() -> None:
     assert "".join(pieces_of("  a b\n c ")) == "  a b\n c "
     assert [len(said(ASKED, least)[0]) for least in (40, 500)] == [40, 500]
     assert said(ASKED, 40, 5)[1]
+
+
+def test_a_client_that_leaves_or_does_not_read_harms_nobody(simulator: Simulator) -> None:
+    simulator.ask("PUT", "/admin/settings", {"token_delay": 0.001, "answer_tokens": 5_000})
+    body = json.dumps({"model": "gpt-4", "messages": ASKED, "stream": True}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+    reading = socket.create_connection(("127.0.0.1", simulator.port), timeout=5)
+    leaving = [socket.create_connection(("127.0.0.1", simulator.port), timeout=5) for _ in range(20)]
+    for one in (reading, *leaving):
+        one.sendall(head + body)
+        assert one.recv(15) == b"HTTP/1.1 200 OK"
+    for one in leaving:
+        one.close()
+    simulator.ask("PUT", "/admin/settings", {"token_delay": 0, "answer_tokens": 0})
+    assert chat(simulator).status == 200
+    with reading:
+        assert b"[simulated]" in reading.recv(65_536)
+    assert simulator.ask("GET", "/health").status == 200

@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -183,3 +184,12 @@ async def test_the_access_log_is_written_in_batches(until: Any) -> None:
     quiet.write(state, "GET", "/bad", 503, 0.01)
     quiet.close()
     assert [json.loads(line)["route"] for line in stream.getvalue().splitlines()] == ["/x", "/bad"]
+
+
+async def test_a_row_of_several_circuits_is_found_by_its_own_id(runtime: ServiceRuntime, sample: Any) -> None:
+    before = len(runtime.policies)
+    for name in ("a:x", "b:x"):
+        runtime.policy(replace(sample.ROW, id=f"kit.many.{name}", label="K9", dependency=name))
+    assert [len(runtime.find_policies(name)) for name in ("kit.many", "K9", "a:x", "kit.many.b:x")] == [2, 2, 1, 1]
+    assert runtime.find_policies("kit") == runtime.find_policies("many") == []
+    assert len(runtime.policies) == before + 2

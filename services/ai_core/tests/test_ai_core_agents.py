@@ -241,6 +241,45 @@ async def test_with_database_and_queue_away_a_write_is_refused(world: AgentsWorl
     assert await names(world, owner) == ["Ada"]
 
 
+async def test_a_repeated_deletion_with_its_key_is_the_same_write(world: AgentsWorld) -> None:
+    owner = somebody()
+    agent = await world.agent(owner)
+    world.database_goes()
+    first, second = [(await world.agents.delete(owner, agent.id, "key")).value for _ in range(2)]
+    assert first.operation_id == second.operation_id != ""
+    with pytest.raises(AgentUnknown):
+        await world.agents.delete(owner, agent.id)
+    await world.database_comes()
+    assert not (await world.agents.delete(owner, agent.id, "key")).value.operation_id
+    assert (await world.queue.stats()).dead == 0
+
+
+async def test_an_owner_cannot_fill_the_queue(world: AgentsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ai_core.usecases.agents.AGENTS_PER_OWNER", 2)
+    owner = somebody()
+    world.database_goes()
+    first = (await world.agents.create(owner, "first", "", "", "key")).value
+    await world.agents.create(owner, "second", "", "")
+    with pytest.raises(TooManyAgents):
+        await world.agents.create(owner, "third", "", "")
+    assert (await world.agents.create(owner, "first", "", "", "key")).value == first
+
+
+async def test_an_agent_that_waits_where_nobody_can_ask_is_not_denied(world: AgentsWorld) -> None:
+    owner = somebody()
+    world.database_goes()
+    waits = (await world.agents.create(owner, "first", "", "")).value.value
+    world.redis_is_away = True
+    world.policy.breaker.reset()
+    assert (await world.agents.get(owner, waits.id)).value.name == "first"
+    for attempt in (world.agents.update(owner, waits.id, {"name": "x"}), world.agents.delete(owner, waits.id)):
+        with pytest.raises(WriteRefused):
+            await attempt
+    world.redis_is_away = False
+    await world.drainer.drain()
+    assert (await world.agents.get(owner, waits.id)).value == waits
+
+
 async def test_a_change_of_nobody_is_buried_and_its_author_told(world: AgentsWorld) -> None:
     owner, nobody = somebody(), str(uuid.uuid4())
     world.database_goes()

@@ -407,3 +407,34 @@ async def test_a_provider_that_cannot_be_reached_is_not_tried_and_found_soon(pin
     await world.clock.advance(3.5)
     assert world.circuit(0) == "closed"
     task.cancel()
+
+
+async def test_a_trial_that_is_told_to_wait_waits() -> None:
+    world = World()
+    link, openai = world.guarded[0], world.providers["openai"]
+    task = asyncio.ensure_future(Prober(link.policy, openai.ping, trial=link.trial, clock=world.clock).run())
+    await world.clock.advance(0)
+    world.told(0, ProviderFailed("status 500"))
+    for number in range(3):
+        await served(world, text=str(number))
+    world.told(0, ProviderBusy("openai", 60.0))
+    await world.clock.advance(40.0)
+    assert world.calls(0) == 4, "the trial was asked to wait, and so it does"
+    world.told(0, lambda: completion("gpt-4"))
+    await world.clock.advance(30.0)
+    assert world.circuit(0) == "closed"
+    task.cancel()
+
+
+async def test_an_operator_can_take_a_link_out_and_put_it_back() -> None:
+    world = World()
+    world.guarded[0].policy.breaker.force_open()
+    assert (await served(world)).value.model == "gpt-3.5-turbo"
+    for at in (1, 2):
+        world.guarded[at].policy.breaker.force_open()
+    with pytest.raises(AllProvidersGone) as gone:
+        await served(world, text="x")
+    assert 0 < gone.value.retry_after < 60
+    assert [world.calls(at) for at in range(3)] == [0, 1, 0]
+    world.guarded[0].policy.breaker.reset()
+    assert (await served(world, text="y")).value.model == "gpt-4"

@@ -26,8 +26,10 @@ from simulated_provider.server import Server
 
 KEY = "sk-a-key-that-nobody-may-see"
 PROMPT = "a prompt that nobody may see"
-CHAIN_SECONDS = 0.8
-WHOLE_SECONDS = 0.4
+CHAIN_SECONDS = 1.5
+WHOLE_SECONDS = 0.6
+SLACK = 0.5
+"""Seconds by which a busy machine may be late."""
 LINKS = (Link("openai", "gpt-4"), Link("openai", "gpt-3.5-turbo"), Link("anthropic", "claude-sonnet-5-5"))
 RECOVERY = 5.0
 
@@ -43,6 +45,7 @@ class Setup:
     app: App
     runtime: ServiceRuntime
     part: ProvidersPart
+    server: Server
 
     def order(self, at: int, fault: str, **members: Any) -> None:
         self.app.faults.order(LINKS[at].name, Fault(fault, **{"seconds": 30.0, "after_tokens": 0, **members}))
@@ -63,7 +66,7 @@ class Setup:
         try:
             return await self.part.chain.complete(query(text, **more))
         finally:
-            assert time.monotonic() - began < CHAIN_SECONDS + 0.4
+            assert time.monotonic() - began < CHAIN_SECONDS + SLACK
 
     async def stream(self, text: str = PROMPT, **more: Any) -> tuple[Served[Stream], str]:
         served = await self.part.chain.stream(query(text, **more))
@@ -88,7 +91,7 @@ def settings(port: int, **more: Any) -> Settings:
         "ai_stream_idle_timeout": 0.4,
         "access_log": "off",
     }
-    return Settings(_env_file=None, **{**known, **more})
+    return Settings.model_validate({**known, **more})
 
 
 @pytest_asyncio.fixture
@@ -97,7 +100,7 @@ async def setup() -> AsyncIterator[Setup]:
     server = Server(app)
     port = await server.start("127.0.0.1", 0)
     runtime = ServiceRuntime("ai-core", settings(port))
-    yield Setup(app, runtime, ProvidersPart(runtime, settings(port)))
+    yield Setup(app, runtime, ProvidersPart(runtime, settings(port)), server)
     app.faults.clear()
     await runtime.close()
     await server.stop()
@@ -169,7 +172,7 @@ async def test_every_fault_of_a_stream_after_its_first_token(setup: Setup, at: i
     got: list[str] = []
     with pytest.raises(StreamBroken) as broken:
         await read_into(got, await setup.part.chain.stream(query()))
-    assert time.monotonic() - began < CHAIN_SECONDS + 0.4 + 0.4
+    assert time.monotonic() - began < CHAIN_SECONDS + 0.4 + SLACK
     assert broken.value.sent == len("".join(got)) > 0
     assert [setup.calls(place) for place in range(3)] == [1 if place <= at else 0 for place in range(3)]
     [policy] = setup.runtime.find_policies(LINKS[at].name)
@@ -280,7 +283,9 @@ async def test_cancelled_callers_leak_nothing_and_are_neutral(setup: Setup) -> N
         await asyncio.gather(whole, streamed, return_exceptions=True)
 
     async def free() -> bool:
-        return setup.places_taken() == 0
+        """The provider sees nobody waiting any more."""
+        waiting = [one for one in setup.server._connections if one.task is not None]
+        return setup.places_taken() == 0 and not waiting
 
     await until(free)
     assert setup.circuit(0) == "closed"

@@ -31,18 +31,15 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 def set_to(monkeypatch: pytest.MonkeyPatch, **values: str) -> Settings:
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    return Settings()
+    return Settings()  # type: ignore[call-arg] # the environment has the rest
 
 
 def test_the_defaults_fit_into_the_usual_request(monkeypatch: pytest.MonkeyPatch) -> None:
     found = set_to(monkeypatch)
     assert tuple(link.name for link in found.links) == DEFAULT_CHAIN
     assert not any(found.usable(link) for link in found.links), "without keys nobody can be asked"
-    assert (found.times.chain, found.times.whole, found.times.first_token) == (
-        1.5,
-        pytest.approx(0.9),
-        pytest.approx(0.9),
-    )
+    assert (found.times.chain, round(found.times.whole, 6)) == (1.5, 0.9)
+    assert found.times.first_token == found.times.whole
     assert found.chat_limit is None
 
 

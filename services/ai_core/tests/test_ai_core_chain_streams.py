@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from ai_core.degradation import PROVIDERS, RESPONSE_CACHE
 from ai_core.model import RequestRefused
 from ai_core.ports import ModelUnknown, ProviderBusy, ProviderFailed
-from ai_core.query import Usage
+from ai_core.query import Chunk, Usage
 from ai_core.usecases.chain import AllProvidersGone, Stream, StreamBroken
 from resilience import Served
 from services.ai_core.tests.chain_fakes import HANG, LINKS, ROLE, WHOLE, Step, World, chunk, completion, query
@@ -272,6 +274,33 @@ async def test_tool_calls_are_put_together() -> None:
     async with (await opened(world)).value as stream:
         chunks = [one async for batch in stream for one in batch]
     assert json.loads(chunks[0].data)["choices"][0]["delta"]["tool_calls"][0]["index"] == 0
+
+
+@pytest.mark.parametrize("odd", [{"tool_calls": [3]}, {"tool_calls": [{"index": []}]}, {"content": "x", "index": 1}])
+async def test_what_cannot_be_put_together_is_passed_on_and_not_kept(odd: dict[str, Any]) -> None:
+    world = World()
+    if "index" in odd:
+        second = json.dumps({"model": "gpt-4", "choices": [{"index": 1, "delta": {"content": "x"}}]}).encode()
+        steps: list[Step] = [[chunk("Good day")], [Chunk(second, "", commits=True)]]
+    else:
+        steps = [[chunk("Good day")], [chunk(**odd)]]
+    world.streamed(0, *steps, [chunk(finish="stop")])
+    assert await read((await opened(world)).value) == "Good day"
+    for at in range(3):
+        world.told(at, ProviderFailed("status 500"))
+    with pytest.raises(AllProvidersGone):
+        await opened(world)
+
+
+async def test_a_refusal_is_kept_as_one() -> None:
+    world = World()
+    world.streamed(0, [ROLE], [replace(chunk(refusal="I would rather not."), text="I would rather not.", commits=True)])
+    world.streamed(0, *world.providers["openai"].streams["gpt-4"], [chunk(finish="stop")])
+    await read((await opened(world)).value)
+    for at in range(3):
+        world.told(at, ProviderFailed("status 500"))
+    kept = (await world.chain.complete(query())).value
+    assert (kept.message["refusal"], kept.message["content"]) == ("I would rather not.", None)
 
 
 async def test_a_whole_answer_kept_is_streamed_too() -> None:

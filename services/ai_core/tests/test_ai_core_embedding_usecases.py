@@ -20,7 +20,7 @@ from ai_core.degradation import (
     classify_provider,
     classify_vectors,
 )
-from ai_core.model import Cursor, Invalid, Match, Memory, ModelNotOffered, Page, RequestRefused
+from ai_core.model import Cursor, Invalid, Match, Memory, ModelNotOffered, Page, RequestRefused, TooLong
 from ai_core.ports import (
     Due,
     EmbeddingBusy,
@@ -32,7 +32,7 @@ from ai_core.ports import (
     VectorsGone,
 )
 from ai_core.usecases import embedding_worker
-from ai_core.usecases.embedding_worker import ATTEMPTS, BATCH, EmbeddingWorker
+from ai_core.usecases.embedding_worker import ATTEMPTS, BATCH, BEGINNING, EmbeddingWorker
 from ai_core.usecases.embeddings import Embeddings
 from ai_core.usecases.memories import Memories
 from ai_core.usecases.memory_writes import CREATE, DELETE, creation, entity_of, memories_changed, vectors_of
@@ -62,6 +62,7 @@ class Model:
         self.dimensions: int | None = 1
         self.failure: Exception | None = None
         self.poison: set[str] = set()
+        self.longest = 100_000
         self.asked: list[str] = []
         self.hangs = False
         self.loads = 0
@@ -72,6 +73,8 @@ class Model:
             await asyncio.Event().wait()
         if self.failure:
             raise self.failure
+        if max(map(len, texts)) > self.longest:
+            raise TooLong("too long")
         if self.poison & set(texts):
             raise RequestRefused("no")
         return Vectors([[float(len(text))] for text in texts], self.name, len(texts))
@@ -374,6 +377,15 @@ async def test_poison_is_set_apart_and_left_alone_in_the_end() -> None:
     assert world.provider.breaker.state is CircuitState.CLOSED
 
 
+async def test_of_a_text_that_is_too_long_its_beginning_is_embedded() -> None:
+    world = World(["short", "x" * 10_000])
+    world.remote.longest = BEGINNING
+    await world.drain()
+    assert {one for name, one in world.work.kept if name == "openai:large"} == {"0", "1"}
+    assert world.remote.asked[-1] == "x" * BEGINNING
+    assert world.refused == []
+
+
 async def test_who_is_asked_to_wait_waits() -> None:
     world = World(["one"])
     world.remote.failure = ProviderBusy("openai", 20.0)
@@ -461,6 +473,14 @@ async def test_a_query_that_the_provider_refuses_is_searched_by_the_local_model(
     assert (found.value.search, marks(found), world.store.searches) == ("semantic", [], ["local:small"])
 
 
+async def test_a_query_that_is_refused_with_no_local_model_is_searched_by_words() -> None:
+    world = World()
+    world.remote.poison = {"spring"}
+    world.local.failure = ProviderFailed("no local model")
+    found = await world.memories.search(OWNER, "spring")
+    assert (found.value.search, marks(found)) == ("full-text", [(EMBEDDINGS.id, FULL_TEXT)])
+
+
 async def test_without_pgvector_words_search_and_the_circuit_opens() -> None:
     world = World()
     world.store.no_vectors = VectorsGone("42704")
@@ -489,6 +509,9 @@ async def test_without_the_database_the_copy_is_searched_by_words_and_is_no_faul
         assert marks(found) == [(POSTGRES.id, "redis-cache")]
     assert world.postgres.breaker.state is CircuitState.OPEN
     assert world.vectors.breaker.snapshot().failures == 0
+    asked = len(world.remote.asked)
+    await world.memories.search(OWNER, "passport")
+    assert len(world.remote.asked) == asked, "nothing is embedded that cannot be compared"
     with pytest.raises(Exception, match="open"):
         await world.memories.search("bob", "passport")
 

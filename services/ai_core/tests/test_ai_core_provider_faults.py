@@ -290,10 +290,11 @@ async def test_a_stream_that_is_complete_survives_a_broken_end(provider: Served)
     whole = words.begin() + words.token("a") + words.end()
     for end in (b"data: [DONE]", b"event: message_stop", b'data: {"model"'):
         whole = whole.split(end)[0]
-    provider.server.stream(whole, cut=True)
-    chunks: list[Chunk] = []
-    await read(provider, chunks)
-    assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == ["stop"]
+    for rest in (b"", b"data: {not json\n\n"):
+        provider.server.stream(whole, rest, cut=True)
+        chunks: list[Chunk] = []
+        await read(provider, chunks)
+        assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == ["stop"]
 
 
 async def test_a_stream_without_content(provider: Served) -> None:

@@ -39,7 +39,12 @@ class Client:
         self._session = session
         self.token = TokenIssuer(stack.state.secret("jwt")).issue(user, "session")
         self._channel = channel(stack.grpc("ai-core"))
-        services = ai_pb2_grpc.AgentServiceStub, ai_pb2_grpc.MemoryServiceStub, ai_pb2_grpc.LanguageServiceStub
+        services = (
+            ai_pb2_grpc.AgentServiceStub,
+            ai_pb2_grpc.MemoryServiceStub,
+            ai_pb2_grpc.LanguageServiceStub,
+            ai_pb2_grpc.OperationServiceStub,
+        )
         self._stubs = [stub(self._channel) for stub in services]
 
     async def close(self) -> None:
@@ -243,6 +248,37 @@ async def test_chat_answers_with_the_contracts_fields_and_remembers(alice: Clien
     }
     second = await alice.chat(agent, "And then?", conversation_id=first.body["conversation_id"])
     assert "message 3 of this conversation" in second.body["reply"]
+
+
+async def test_conversations_over_http_and_grpc(stack: Stack, alice: Client) -> None:
+    agent = await alice.agent()
+    first, second = [(await alice.chat(agent, text)).body["conversation_id"] for text in ("one", "two")]
+    listed = (await alice.http("GET", f"{AGENTS}/{agent}/conversations?limit=1")).body
+    assert [one["id"] for one in listed["items"]] == [second]
+    request = ai_pb2.ListConversationsRequest(agent_id=agent, cursor=listed["next_cursor"])
+    rest = await alice.rpc("ListConversations", request)
+    assert ([one.id for one in rest.items], rest.next_cursor) == ([first], "")
+    read = (await alice.http("GET", f"{AGENTS}/{agent}/conversations/{first}")).body
+    one = ai_pb2.GetConversationRequest(agent_id=agent, conversation_id=first)
+    same = await alice.rpc("GetConversation", one)
+    assert [(turn.role, turn.content) for turn in same.turns] == [
+        (turn["role"], turn["content"]) for turn in read["turns"]
+    ]
+    assert (same.turns[0].content, same.conversation.id, same.HasField("provenance")) == ("one", first, False)
+    async with aiohttp.ClientSession() as session:
+        bob = Client(stack, session, "bob")
+        assert (await bob.http("GET", f"{AGENTS}/{agent}/conversations/{first}")).status == 404
+        assert (await bob.rpc_error("GetConversation", one))[0] is grpc.StatusCode.NOT_FOUND
+        await bob.close()
+    answer = await alice.rpc(
+        "DeleteConversation", ai_pb2.DeleteConversationRequest(agent_id=agent, conversation_id=first)
+    )
+    assert not answer.HasField("queued")
+    assert (await alice.http("GET", f"{AGENTS}/{agent}/conversations/{first}")).status == 404
+    assert (await alice.http("DELETE", f"{AGENTS}/{agent}/conversations/{second}")).status == 204
+    assert (await alice.rpc("ListConversations", ai_pb2.ListConversationsRequest(agent_id=agent))).items == []
+    for path in (f"{AGENTS}/{agent}/conversations/x", "/api/v1/operations/" + "0" * 32):
+        assert (await alice.http("GET", path)).status in (404, 503)  # Redis, which knows what waits, is not there
 
 
 async def test_an_unknown_model_is_the_agents_mistake(alice: Client) -> None:

@@ -391,7 +391,7 @@ async def test_what_ai_core_itself_has_queued_is_promised_and_found_again(world:
         return record is not None and record.status is OperationStatus.APPLIED
 
     async with asyncio.timeout(10):
-        while not await applied():
+        while not await applied():  # noqa: ASYNC110 - another process's state
             await asyncio.sleep(0.05)
     assert await world.names() == ["Bea", "Later"]
     world.act_for(str(uuid.uuid4()))

@@ -153,8 +153,8 @@ SPEECH = Row(
     open_seconds=30,
     call_timeout=0.9,
     fallbacks=(OPENAI_SPEECH, TEXT_ONLY),
-    promise="The second provider speaks, and the answer says so; when nobody can, the text alone comes back, always with "
-    "200.",
+    promise="The second provider speaks, and the answer says so; when nobody can, the text alone comes back, always "
+    "with 200.",
     recovery="A provider whose list answers again gets two letters to speak; when they are spoken, it is in use.",
     data_loss="none",
     user_text="Speech is temporarily unavailable",

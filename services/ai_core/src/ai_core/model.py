@@ -128,7 +128,10 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A memory that was found; ``score`` from 0 to 1, comparable within one answer."""
+    """A memory that was found; ``score`` from 0 to 1, comparable within one answer.
+
+    By meaning it is the cosine of query and memory; one that holds all words of the query has 0.5 or more.
+    """
 
     memory: Memory
     score: float

@@ -232,7 +232,7 @@ class MemoryCopies(Protocol):
     """Copies of the beginnings of lists of memories, each under its owner, for the time without the database."""
 
     def keep(self, owner_id: str, items: Sequence[Memory], *, complete: bool, since: float) -> None:
-        """Takes note of the newest memories as they were at a moment (unix seconds); ``complete``: there are no others."""
+        """Takes note of the newest memories as of a moment (unix seconds); ``complete``: there are no others."""
         ...
 
     async def change(self, owner_id: str, made: Sequence[Memory], gone: Sequence[str]) -> None:
@@ -329,7 +329,7 @@ class SpeechProvider(Protocol):
         ...
 
     async def speak(self, text: str, voice: str) -> Speech:
-        """The text as sound, by its own voice when ``voice`` is none of its. An answer of 200 without sound is a failure.
+        """The text as sound, by its own voice when ``voice`` is none of its. 200 without sound is a failure.
 
         Raises ProviderFailed, ProviderBusy, ModelUnknown, RequestRefused, TooLong.
         """

@@ -76,6 +76,9 @@ class Settings(ServiceSettings):
     provider_keys: dict[str, SecretStr] = Field(default_factory=dict, validation_alias="provider keys")
     ai_provider_chain: Annotated[CommaList, Field(validate_default=True)] = DEFAULT_CHAIN
 
+    ai_anthropic_leave_out: CommaList = ()
+    """Parameters that Claude does without where its model has no such thing; else such a query is not asked of it."""
+
     ai_connect_timeout: PositiveSeconds = 1.0
     elevenlabs_api_key: SecretStr = SecretStr("")
     elevenlabs_base_url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] = "https://api.elevenlabs.io"

@@ -15,8 +15,8 @@ from service_kit import context
 
 S = TypeVar("S")
 
-STREAM_SECONDS = 600.0
-"""For a whole answer."""
+STREAM_SECONDS = 630.0
+"""For a whole answer; sources that have a limit of their own have less, as only they can say why they end."""
 STALL_SECONDS = 20.0
 """A reader that takes nothing for so long, at most twice that, has left."""
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}

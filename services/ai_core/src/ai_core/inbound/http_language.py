@@ -124,7 +124,8 @@ class SpeechView(BaseModel):
 def create_router(
     memories: Memories, language: Language, speeches: Speeches, outcome: Outcome, *, chat_limit: float | None = None
 ) -> APIRouter:
-    """The routes; each acts for the user of the bearer token. ``chat_limit``: seconds for what waits for a provider, if unusual."""
+    """The routes; each acts for the user of the bearer token. ``chat_limit``: seconds for what asks a provider, if not
+    the usual ones."""
     router = APIRouter(
         prefix="/api/v1",
         tags=["language"],

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from math import sqrt
 from struct import pack
 from typing import Any, TypeVar
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
 
 from ai_core.inbound import openai_document as document
 from ai_core.inbound import openai_wire as wire
@@ -45,7 +46,7 @@ def create_router(
     chain: Chain, embeddings: Embeddings, outcome: Outcome, *, chat_limit: float | None = None
 ) -> APIRouter:
     """The routes. ``chat_limit``: seconds until an answer has begun, if not the usual ones."""
-    router = APIRouter(prefix="/v1", tags=["gateway"], responses=document.ERRORS)
+    router = APIRouter(prefix="/v1", tags=["gateway"], responses=document.ERRORS, route_class=_Route)
     gateway = _Gateway(chain, embeddings, outcome, chat_limit)
 
     @router.post("/chat/completions", response_class=Response, responses=document.CHAT, openapi_extra=document.ASK_CHAT)
@@ -67,7 +68,7 @@ def create_router(
         return json_response(_embedding_list(asked, made))
 
     @router.get("/models", response_class=Response, responses=document.MODELS, openapi_extra=document.SECURED)
-    async def models() -> Response:
+    async def models(_: Request) -> Response:
         """List what can be asked for as `model`."""
         outcome.caller()
         return json_response({"object": "list", "data": gateway.models()})
@@ -75,12 +76,23 @@ def create_router(
     @router.get(
         "/models/{model:path}", response_class=Response, responses=document.MODEL, openapi_extra=document.SECURED
     )
-    async def model(model: str) -> Response:
+    async def model(_: Request, model: str) -> Response:
         """Look up a model."""
         outcome.caller()
         return json_response(gateway.model(model))
 
     return router
+
+
+class _Route(APIRoute):
+    """A route whose function reads the request by itself: FastAPI's own way there is a fifth of the work done here."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        async def handle(request: Request) -> Response:
+            response: Response = await self.endpoint(request, **request.path_params)
+            return response
+
+        return handle
 
 
 class _Gateway:

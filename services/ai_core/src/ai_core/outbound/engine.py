@@ -20,6 +20,9 @@ POOL_SIZE = 8
 DRIVER_LIMIT = 1.0
 """Seconds for connecting, for a statement, and for a place in the pool; the policy's own limit is the hard one."""
 
+IDLE_IN_TRANSACTION = "3s"
+"""After which the server ends the transaction of a frozen process, whose fence holds up whoever repeats the write."""
+
 _OUTAGES = ("08", "25006", "28", "3D000", "42P01", "53", "57", "58", "XX")
 """SQLSTATE classes and codes (PostgreSQL documentation, appendix A) that say "not usable now": connection, read-only
 standby, authorization, no such database or table (not migrated yet), resources, operator intervention, system and
@@ -34,7 +37,11 @@ def create_engine(url: str) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=DRIVER_LIMIT,
         hide_parameters=True,
-        connect_args={"timeout": DRIVER_LIMIT, "command_timeout": DRIVER_LIMIT},
+        connect_args={
+            "timeout": DRIVER_LIMIT,
+            "command_timeout": DRIVER_LIMIT,
+            "server_settings": {"idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION},
+        },
     )
 
 

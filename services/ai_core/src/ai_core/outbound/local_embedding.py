@@ -38,7 +38,7 @@ SHORT: Final = 500
 """Characters of a text that usually takes a few ten milliseconds at most."""
 MOMENT: Final = 0.05
 """Seconds that a caller who could do without waits."""
-LOADING: Final = 1.4
+LOADING: Final = 1.2
 """Seconds that a caller waits at least for a model that is not loaded yet."""
 IDLE: Final = 900.0
 """Seconds without use after which its memory is given back."""

@@ -25,8 +25,7 @@ from resilience import Fate, Operation, OperationRecord, OperationStatus, Result
 
 # One drainer at a time: any number, the same in every instance ("A1" in ASCII).
 _LOCK = 0x4131
-_EXCLUSIVE = sa.text("""SELECT pg_try_advisory_xact_lock(:lock),
-    set_config('idle_in_transaction_session_timeout', '3s', true)""")
+_EXCLUSIVE = sa.text("SELECT pg_try_advisory_xact_lock(:lock)")
 _COLUMNS = "id, kind, entity, owner, fingerprint"
 _ARRAYS = ", ".join(f"CAST(:{name} AS text[])" for name in ("ids", "kinds", "entities", "owners", "fingerprints"))
 _FENCE = sa.text(f"""INSERT INTO operations ({_COLUMNS})
@@ -108,7 +107,7 @@ class AiCoreTarget:
     async def session(self) -> AsyncIterator["_Session | None"]:
         """One transaction; None when another instance is draining."""
         async with writing(self._engine) as connection:
-            alone = (await connection.execute(_EXCLUSIVE, {"lock": _LOCK})).one()[0]
+            alone = (await connection.execute(_EXCLUSIVE, {"lock": _LOCK})).scalar_one()
             yield _Session(connection, self._appliers) if alone else None
 
     def is_outage(self, error: BaseException) -> bool:

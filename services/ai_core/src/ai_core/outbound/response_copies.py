@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import orjson
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from ai_core.ports import Claim
 from ai_core.query import Completion, Usage
@@ -34,6 +35,8 @@ MAX_ANSWER: Final = 256_000
 MAX_BEHIND: Final = 1_000
 MAX_BYTES_BEHIND: Final = 16_000_000
 """Answers that wait to be written, and their bytes; the oldest go first."""
+GATHERING: Final = 0.01
+"""Seconds for which answers are gathered before they are written together."""
 FIRST_LOOK, LAST_LOOK = 0.01, 0.1
 """Seconds between two looks at another process's answer: growing from the first to the last."""
 
@@ -113,9 +116,14 @@ class Pipelines:
 
     async def _execute(self, commands: list[Command]) -> list[Any]:
         assert self._client is not None  # noqa: S101 - for the type checker: `run` has looked
+        if len(commands) == 1:  # the usual case of a lonely caller, at half the price
+            try:
+                return [await self._client.execute_command(*commands[0], get=True)]  # type: ignore[no-untyped-call]
+            except ResponseError as error:
+                return [error]
         async with self._client.pipeline(transaction=False) as pipe:
             for command in commands:
-                pipe.execute_command(*command)
+                pipe.execute_command(*command, get=True)  # of SET: what was there before
             return list(await pipe.execute(raise_on_error=False))
 
     @staticmethod
@@ -145,6 +153,7 @@ class ResponseCopies:
         self._ttl = ttl
         self._behind: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
         self._bytes_behind = 0
+        self._own: set[str] = set()  # claims of this process that Redis may still hold
         self._work = asyncio.Event()
 
     # -- the port
@@ -177,12 +186,16 @@ class ResponseCopies:
         """The claim, unless another process holds one."""
         token, name = secrets.token_hex(8), _asking(key)
         try:
-            _, holder = await self._redis.run(("SET", name, token, "NX", "PX", int(seconds * 1000)), ("GET", name))
+            # Source: redis.io/commands/set; with NX and GET it gives what was there before, or nothing when it was set.
+            [holder] = await self._redis.run(("SET", name, token, "NX", "GET", "PX", int(seconds * 1000)))
         except Unavailable:
             return Claim()
-        if not isinstance(holder, bytes):
-            return Claim()
-        return Claim(mine=token) if holder.decode() == token else Claim(holder=holder.decode())
+        if holder is None:
+            self._own.add(token)
+            return Claim(mine=token)
+        found = holder.decode()
+        # One of our own that is about to be given back is nobody to wait for.
+        return Claim() if found in self._own else Claim(holder=found)
 
     async def follow(self, key: str, holder: str, seconds: float) -> Completion | None:
         """Looks for the holder's answer until it is there or its claim has gone."""
@@ -214,6 +227,7 @@ class ResponseCopies:
         """Writes what there is to write, until cancelled. What cannot be written is kept for later, within bounds."""
         while True:
             await self._work.wait()
+            await self._clock.sleep(GATHERING)
             self._work.clear()
             while self._behind:
                 if not await self._write():
@@ -231,6 +245,7 @@ class ResponseCopies:
         except Unavailable:
             return False
         for key, value, claim in batch:
+            self._own.discard(claim)
             if self._behind.get(key) == (value, claim):
                 self._forget(key)
         return True
@@ -248,7 +263,8 @@ class ResponseCopies:
         self._work.set()
 
     def _forget(self, key: str) -> None:
-        value, _ = self._behind.pop(key, (b"", ""))
+        value, claim = self._behind.pop(key, (b"", ""))
+        self._own.discard(claim)
         self._bytes_behind -= len(value)
 
     # -- inside

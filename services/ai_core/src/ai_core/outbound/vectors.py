@@ -107,8 +107,10 @@ def compared(error: DBAPIError) -> VectorsGone | None:
 
 
 async def exact_enough(connection: AsyncConnection) -> None:
-    """For the current transaction: an index scan goes on until enough of the owner's own vectors are found, and the plan
-    is made for this owner, who may have ten vectors or ten thousand."""
+    """For the current transaction: an index scan goes on until enough of the owner's own vectors are found.
+
+    And the plan is made for this owner, who may have ten vectors or ten thousand.
+    """
     await connection.execute(_SCAN)
 
 

@@ -1,15 +1,17 @@
 """Agents: making, reading, listing, changing and deleting one's own, also without the database (row A1)."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ai_core.degradation import REDIS_QUEUE
 from ai_core.model import (
+    AGENTS_PER_OWNER,
     Agent,
     AgentUnknown,
     Cursor,
     Invalid,
     Page,
+    TooManyAgents,
     checked,
     checked_key,
     checked_page_size,
@@ -21,7 +23,9 @@ from ai_core.model import (
 from ai_core.ports import AgentCopies, AgentStore
 from ai_core.usecases.waiting import agent_after, agent_made_by, agents_changed, overlaid
 from ai_core.usecases.writes import Made, Writes, made_id
-from resilience import MISSING, Clock, Operation, RowPolicy, Rung, Served
+from resilience import MISSING, Clock, Operation, RowPolicy, Rung, Served, WriteRefused
+
+T = TypeVar("T")
 
 CHANGEABLE = frozenset({"name", "system_prompt", "model"})
 
@@ -56,6 +60,9 @@ class Agents:
         given = {**texts, "key": key}
         operation = self._writes.operation("agent.create", agents_of(owner), owner, given, key=key, request=request)
         operation.payload["id"] = chosen_id(agent_id) if agent_id else made_id(operation.id)
+        waiting = [one for one in await self._writes.pending(agents_of(owner)) if one.kind == "agent.create"]
+        if len(waiting) >= AGENTS_PER_OWNER and all(one.id != operation.id for one in waiting):
+            raise TooManyAgents  # before they fill the queue
 
         async def promised(queued: Operation) -> Agent:
             return agent_made_by(queued)
@@ -116,7 +123,7 @@ class Agents:
         async def promised(queued: Operation) -> Agent | None:
             return await self._as_it_will_be(owner, queued)
 
-        return await self._made(await self._writes.make(operation, promised))
+        return await self._made(await self._changed(operation, promised))
 
     async def delete(self, owner: str, agent_id: str, key: str = "") -> Served[Made[None]]:
         """Deletes an agent with its conversations. Raises AgentUnknown, KeyReused, WriteFailed, WriteRefused."""
@@ -125,7 +132,7 @@ class Agents:
         async def promised(_: Operation) -> None:
             return None
 
-        served = await self._writes.make(operation, promised)
+        served = await self._changed(operation, promised)
         if not served.value.operation_id:
             await self._copies.gone(owner, agent_id)
         return served
@@ -134,14 +141,24 @@ class Agents:
         """Raises AgentUnknown when a deletion of the agent waits already."""
         checked({"idempotency_key": key})
         known = known_id(agent_id)
-        if any(
-            one.kind == "agent.delete" and one.payload["id"] == known
-            for one in await self._writes.pending(agents_of(owner))
-        ):
-            raise AgentUnknown
         payload = {**given, "id": known}
         request = fingerprint({"kind": kind, **payload})
-        return self._writes.operation(kind, agents_of(owner), owner, payload, key=key, request=request)
+        operation = self._writes.operation(kind, agents_of(owner), owner, payload, key=key, request=request)
+        waiting = await self._writes.pending(agents_of(owner))
+        gone = [one.id for one in waiting if one.kind == "agent.delete" and one.payload["id"] == known]
+        if gone and operation.id not in gone:
+            raise AgentUnknown
+        return operation
+
+    async def _changed(self, operation: Operation, promised: Callable[[Operation], Awaitable[T]]) -> Served[Made[T]]:
+        """Raises WriteRefused when the agent is still to be made, and waits in a queue that cannot be asked."""
+        try:
+            return await self._writes.make(operation, promised)
+        except AgentUnknown:
+            waiting = await self._writes.pending(operation.entity)
+            if waiting.certain or not is_waiting(waiting, operation.payload["id"]):
+                raise
+            raise WriteRefused(full=False, retry_after=self._postgres.row.probe_interval) from None
 
     async def _as_it_will_be(self, owner: str, operation: Operation) -> Agent | None:
         try:

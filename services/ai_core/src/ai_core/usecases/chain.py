@@ -168,7 +168,8 @@ class Chain:
         return live
 
     def _keep_stream(self, key: str, asked: Query, live: Live, order: Sequence[GuardedLink]) -> None:
-        answer = None if asked.parameters.get("logprobs") else whole(live)
+        several = asked.parameters.get("n") not in (None, 1)
+        answer = None if several or asked.parameters.get("logprobs") else whole(live)
         if answer is not None:
             instead_of = "" if live.guarded is order[0] else order[0].name
             self._answers.keep(key, answer.also(fallback_from=instead_of, cost=live.cost))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final
 
-from ai_core.model import RequestRefused
+from ai_core.model import RequestRefused, TooLong
 from ai_core.ports import (
     Due,
     EmbeddingBusy,
@@ -34,6 +34,8 @@ PAGE: Final = 500
 """Memories that are looked through at once for missing vectors."""
 LOOK_AGAIN: Final = 3_600.0
 """Seconds between looks through all memories; the first is at the start."""
+BEGINNING: Final = 4_000
+"""Characters of a text that every model takes, in any language."""
 ATTEMPTS: Final = 8
 """Refusals of a text until it is left alone for good."""
 
@@ -118,23 +120,28 @@ class EmbeddingWorker:
     async def _embed(self, model: EmbeddingModel, batch: Sequence[Due]) -> None:
         try:
             vectors = await self._embeddings.by(model, [due.text for due in batch], BATCH_LIMIT)
-        except RequestRefused:
-            await self._apart(model, batch)
+        except RequestRefused as refused:
+            await self._apart(model, batch, too_long=isinstance(refused, TooLong))
         except (ProviderFailed, ProviderBusy, ModelUnknown, EmbeddingBusy, *POLICY_FAILURES) as error:
             await self._later(model, batch, _wait(error), counted=False)
         else:
             await self._postgres.call(lambda: self._work.keep([due.memory_id for due in batch], vectors))
 
-    async def _apart(self, model: EmbeddingModel, batch: Sequence[Due]) -> None:
-        """One of them is refused: each on its own."""
+    async def _apart(self, model: EmbeddingModel, batch: Sequence[Due], *, too_long: bool) -> None:
+        """One of them is refused: each on its own; of one that is too long, its beginning."""
         if len(batch) > 1:
             for due in batch:
                 await self._embed(model, [due])
-            return
-        attempts = batch[0].attempts
-        wait = None if attempts >= ATTEMPTS else 2.0**attempts
-        self._refused(model.name, attempts)
-        await self._later(model, batch, wait, counted=True)
+        elif too_long and len(batch[0].text) > BEGINNING:
+            await self._embed(model, [batch[0]._replace(text=batch[0].text[:BEGINNING])])
+        else:
+            await self._give_up(model, batch[0])
+
+    async def _give_up(self, model: EmbeddingModel, due: Due) -> None:
+        """For longer each time, and in the end for good."""
+        self._refused(model.name, due.attempts)
+        wait = None if due.attempts >= ATTEMPTS else 2.0**due.attempts
+        await self._later(model, [due], wait, counted=True)
 
     async def _later(self, model: EmbeddingModel, batch: Sequence[Due], wait: float | None, *, counted: bool) -> None:
         ids = [due.memory_id for due in batch]

@@ -114,8 +114,13 @@ class GuardedLink:
         return 0.0 if simulated else prices.cost(self.link.model, usage)
 
     async def trial(self) -> None:
-        """One short call past the circuit. Raises as the provider does."""
-        await self.provider.complete(self.link.model, TRIAL)
+        """One short call, for who guards it himself. Raises as the provider does; none is made while the link rests."""
+        self.check()
+        try:
+            await self.provider.complete(self.link.model, TRIAL)
+        except Exception as error:
+            self.failed(error)
+            raise
 
     def _attempt(self, began: float, started: float, **found: object) -> Attempt:
         seconds = self.clock.monotonic() - started

@@ -1,22 +1,17 @@
-"""Memories: keeping, listing, finding and forgetting one's own texts (rows A1, A4 and A6).
+"""Memories: keeping, listing, finding and forgetting one's own texts (row A1, ai_core.postgres).
 
-They are found by meaning. A search uses one model's vectors, because two models' do not compare: those of the
-configured one when all memories of the owner have them, else those of the local one, which are made at once. Whatever
-is missing, memories with all words of the query are found.
+Lists and searches show the reader's own writes that wait in the queue.
 """
 
 from collections.abc import Callable, Sequence
 
-from ai_core.degradation import FULL_TEXT, LOCAL_EMBEDDING, VECTORS
 from ai_core.model import (
-    PAGE_LIMIT,
     Cursor,
     Found,
     Match,
     Memory,
     MemoryUnknown,
     Page,
-    RequestRefused,
     checked,
     checked_key,
     checked_page_size,
@@ -26,37 +21,15 @@ from ai_core.model import (
     is_id,
     page_of,
 )
-from ai_core.ports import (
-    EmbeddingBusy,
-    EmbeddingModel,
-    MemoryCopies,
-    MemoryStore,
-    ModelUnknown,
-    ProviderBusy,
-    ProviderFailed,
-    Vectors,
-    VectorsGone,
-)
+from ai_core.ports import MemoryCopies, MemoryStore
 from ai_core.usecases.embedding_worker import EmbeddingWorker
-from ai_core.usecases.embeddings import ASK_LIMIT, Embeddings
+from ai_core.usecases.embeddings import Embeddings
+from ai_core.usecases.memory_search import MemorySearch
 from ai_core.usecases.memory_writes import CREATE, DELETE, creation, entity_of, memories_changed, memory_made_by
 from ai_core.usecases.waiting import overlaid
 from ai_core.usecases.words import holding
 from ai_core.usecases.writes import Made, Writes, made_id
-from resilience import (
-    MISSING,
-    CircuitBreakerOpen,
-    CircuitState,
-    Clock,
-    Missing,
-    Operation,
-    RowPolicy,
-    Rung,
-    Served,
-)
-from resilience.errors import POLICY_FAILURES
-
-_UNEMBEDDED = (ProviderFailed, ProviderBusy, ModelUnknown, EmbeddingBusy, *POLICY_FAILURES)
+from resilience import Clock, Operation, RowPolicy, Served
 
 
 class Memories:
@@ -85,9 +58,8 @@ class Memories:
         self._embeddings = embeddings
         self._worker = worker
         self._postgres = postgres
-        self._vectors = vectors
         self._clock = clock
-        self._repair = repair
+        self._search = MemorySearch(store, copies, embeddings, postgres=postgres, vectors=vectors, repair=repair)
 
     async def create(
         self, owner: str, text: str, tags: Sequence[str], key: str = "", memory_id: str = ""
@@ -142,91 +114,15 @@ class Memories:
         shown = overlaid(found.value, changes, size, after)
         return Served(shown, found.degradations, found.as_of, bool(changes))
 
-    # -- search
-
     async def search(self, owner: str, query: str, limit: int = 0) -> Served[Found]:
         """The memories that fit a query, best first; see ``Match`` for the score. Raises Invalid."""
         checked({"query": query})
         size = checked_page_size(limit)
         waiting = await self._writes.pending(entity_of(owner))
-        asked = await self._asked(owner, query)
-        if asked.value is None:
-            found = await self._by_words(owner, query, size)
-        else:
-            found = await self._by_meaning(owner, query, asked.value, size)
-        found = found.also(*asked.degradations)
+        found = await self._search.find(owner, query, size)
         changes = memories_changed([match.memory for match in found.value.matches], waiting)
         shown = _changed(found.value, [one for one in changes.values() if one], set(changes), query, size)
         return Served(shown, found.degradations, found.as_of, bool(changes))
-
-    async def _asked(self, owner: str, query: str) -> Served[Vectors | None]:
-        """The query's vector, of the model to be searched by; None when there is no model."""
-        embeddings = self._embeddings
-        try:
-            if await self._behind(owner):
-                return await self._locally(query)
-            return _optional(await embeddings.made([query]))
-        except RequestRefused:
-            return await self._locally(query)
-        except _UNEMBEDDED:
-            return Served(None, (embeddings.policy.degradation(FULL_TEXT),))
-
-    async def _locally(self, query: str) -> Served[Vectors | None]:
-        """Raises as ``Embeddings.made``, when neither model can serve."""
-        embeddings = self._embeddings
-        try:
-            asked = await embeddings.by(embeddings.local, [query], ASK_LIMIT)
-        except (ProviderFailed, EmbeddingBusy):
-            return _optional(await embeddings.made([query]))
-        gone = embeddings.policy.breaker.state is not CircuitState.CLOSED
-        return Served(asked, (embeddings.policy.degradation(LOCAL_EMBEDDING),) if gone else ())
-
-    async def _behind(self, owner: str) -> bool:
-        """Whether memories wait for the configured model's vectors; no matter when nobody can say."""
-        best: EmbeddingModel = self._embeddings.primary
-        if best is self._embeddings.local:
-            return False
-        try:
-            return await self._postgres.call(lambda: self._store.behind(owner, best.name))
-        except Exception:  # noqa: BLE001 - the search itself will say what is wrong with the database
-            return False
-
-    async def _by_meaning(self, owner: str, query: str, asked: Vectors, size: int) -> Served[Found]:
-        async def nearest() -> Served[Found]:
-            return await self._postgres.serve(
-                lambda: self._nearest(owner, query, asked, size), *self._copied(owner, query, size)
-            )
-
-        async def by_words(failure: BaseException) -> Served[Found] | Missing:
-            if isinstance(failure, VectorsGone):
-                self._repair()
-            return await self._by_words(owner, query, size) if _is_vectors(failure) else MISSING
-
-        return await self._vectors.serve(nearest, Rung(FULL_TEXT, by_words))
-
-    async def _nearest(self, owner: str, query: str, asked: Vectors, size: int) -> Found:
-        return Found(await self._store.nearest(owner, query, asked, size), "semantic")
-
-    async def _by_words(self, owner: str, query: str, size: int) -> Served[Found]:
-        async def said() -> Found:
-            return Found(await self._store.search(owner, query, size), "full-text")
-
-        return await self._postgres.serve(said, *self._copied(owner, query, size))
-
-    def _copied(self, owner: str, query: str, size: int) -> Sequence[Rung[Found]]:
-        """The steps that search the copy of the newest memories, by words, while the database is away."""
-
-        def step(rung: Rung[Page[Memory]]) -> Rung[Found]:
-            async def search(failure: BaseException) -> Served[Found] | Missing:
-                page = await rung.serve(failure)
-                if isinstance(page, Missing):
-                    return page
-                served = page if isinstance(page, Served) else Served(page)
-                return served.map(lambda found: Found(holding(found.items, query)[:size], "full-text"))
-
-            return Rung(rung.name, search)
-
-        return [step(rung) for rung in self._copies.rungs(owner, PAGE_LIMIT, None)]
 
 
 async def _promised(operation: Operation) -> Memory:
@@ -235,15 +131,6 @@ async def _promised(operation: Operation) -> Memory:
 
 async def _nothing(_: Operation) -> None:
     return None
-
-
-def _optional(served: Served[Vectors]) -> Served[Vectors | None]:
-    return Served(served.value, served.degradations)
-
-
-def _is_vectors(failure: BaseException) -> bool:
-    """Whether row A6 failed, and not the database."""
-    return isinstance(failure, VectorsGone) or (isinstance(failure, CircuitBreakerOpen) and failure.name == VECTORS.id)
 
 
 def _changed(found: Found, made: Sequence[Memory], changed: set[str], query: str, size: int) -> Found:

@@ -93,8 +93,8 @@ class Writes:
                 if record.status is OperationStatus.APPLIED and (done := await self._applied(operation)) is not None:
                     return done
                 value = await promised(replace(operation, payload=known.payload or operation.payload))
-                queued = served.also(self._postgres.degradation(REDIS_QUEUE))
-                return Served(Made(value, operation.id), queued.degradations, pending=True)
+                told = served.degradations or (self._postgres.degradation(REDIS_QUEUE),)
+                return Served(Made(value, operation.id), told, pending=True)
 
     async def _commit(self, operation: Operation, unordered: bool) -> Any:
         """Leaves the time for the queue, when the caller has so little that a late database would use it up."""

@@ -63,16 +63,18 @@ class ProvidersPart:
 
     def _provider(self, name: str, connections: int) -> OpenAIModels | AnthropicModels:
         settings = self._settings
-        kind = AnthropicModels if name == ANTHROPIC else OpenAIModels
-        provider = kind(
-            name,
-            settings.provider_urls[name],
-            settings.provider_key(name),
-            connect_limit=settings.ai_connect_timeout,
-            connections=connections,
-            rested=self._rested,
-            now=self._runtime.clock.time,
-        )
+        url, key = settings.provider_urls[name], settings.provider_key(name)
+        known: dict[str, Any] = {
+            "connect_limit": settings.ai_connect_timeout,
+            "connections": connections,
+            "rested": self._rested,
+            "now": self._runtime.clock.time,
+        }
+        provider: OpenAIModels | AnthropicModels
+        if name == ANTHROPIC:
+            provider = AnthropicModels(name, url, key, leave_out=settings.ai_anthropic_leave_out, **known)
+        else:
+            provider = OpenAIModels(name, url, key, **known)
         self._runtime.on_close(provider.close, f"provider {name}")
         return provider
 

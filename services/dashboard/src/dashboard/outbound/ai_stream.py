@@ -14,8 +14,8 @@ from resilience import Degradation
 from service_kit.errors import ServiceError
 from service_kit.rpc_client import PeerStream
 
-STREAM_SECONDS = 600.0
-"""For a whole answer."""
+STREAM_SECONDS = 620.0
+"""For a whole answer; more than AI Core itself gives a provider."""
 STREAM_IDLE_SECONDS = 30.0
 """For each piece of it: more than AI Core itself gives a provider that has fallen silent."""
 

@@ -76,8 +76,12 @@ class ChunkStream:
                 reason = chunk.finish_reason or reason
             if chunks:
                 yield chunks
-            if problem or left < 0:
-                raise problem or ProviderFailed("a stream without end")
+            if left < 0:
+                problem = problem or ProviderFailed("a stream without end")
+            if problem and self._events.finished:
+                break
+            if problem:
+                raise problem
         _check_end(self._events.finished, committed, reason)
 
     def _sorted(self, splitter: Splitter, data: bytes) -> tuple[list[Chunk], Exception | None]:
