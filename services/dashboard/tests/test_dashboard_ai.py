@@ -383,7 +383,6 @@ async def test_what_ai_core_itself_has_queued_is_promised_and_found_again(world:
     read, page = await world.agents.get(owner, agent_id), await world.agents.page(owner, 50, None)
     assert (read.value.name, read.pending, read.as_of is None) == ("Bea", True, False)
     assert ([agent.name for agent in page.value.items], page.pending) == (["Later", "Bea"], True)
-    assert await world.ai_core.operation("0" * 32) is None
     await stack.heal("postgres")
 
     async def applied() -> bool:
@@ -394,6 +393,7 @@ async def test_what_ai_core_itself_has_queued_is_promised_and_found_again(world:
         while not await applied():  # noqa: ASYNC110 - another process's state
             await asyncio.sleep(0.05)
     assert await world.names() == ["Bea", "Later"]
+    assert await world.ai_core.operation("0" * 32) is None
     world.act_for(str(uuid.uuid4()))
     assert await world.ai_core.operation(made.value.operation_id) is None
 
