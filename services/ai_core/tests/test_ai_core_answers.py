@@ -301,6 +301,20 @@ async def test_a_claim_is_given_back_after_a_failure_and_by_its_holder_only(two:
     assert (await one.answers.claim(KEY, 10.0)).holder == mine
 
 
+async def test_one_process_that_asks_the_same_again_and_again_never_waits_for_itself(
+    two: tuple[Process, Process],
+) -> None:
+    """Each answer is kept before the claim of an earlier one has been given back."""
+    answers, key = two[0].answers, query("again and again").key()
+    for _ in range(20):
+        claim = await answers.claim(key, 60)
+        assert not claim.holder
+        answers.keep(key, completion("gpt-4"), claim.mine)
+    async with asyncio.timeout(10):
+        while (claim := await two[1].answers.claim(key, 60)).holder:
+            await asyncio.sleep(0.01)
+
+
 async def test_an_older_answer_is_not_taken_for_the_holders(two: tuple[Process, Process]) -> None:
     one, other = two
     one.answers.keep(KEY, completion("gpt-4", text="old"))

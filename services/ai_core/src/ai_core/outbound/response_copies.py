@@ -255,8 +255,12 @@ class ResponseCopies:
         return [*write, ("EVAL", _RELEASE, 1, _asking(key), claim)] if claim else write
 
     def _later(self, key: str, value: bytes, claim: str) -> None:
+        """What takes another's place gives that one's claim back with it."""
+        claim = claim or self._behind.get(key, (b"", ""))[1]
         self._forget(key)
         self._behind[key] = (value, claim)
+        if claim:
+            self._own.add(claim)
         self._bytes_behind += len(value)
         while len(self._behind) > MAX_BEHIND or self._bytes_behind > MAX_BYTES_BEHIND:
             self._forget(next(iter(self._behind)))
