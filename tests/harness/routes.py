@@ -87,7 +87,6 @@ def _route(method: str, path: str, share: int, needs: str = "", **fields: Any) -
     return Route(method, path, share, frozenset(needs.split()), **{**fields, **given})
 
 
-_AI = _any("ai-core", "postgres", "providers")
 _ROOMS = _any("webrtc", "redis")
 
 ROUTES: Mapping[str, Route] = {
@@ -170,13 +169,17 @@ ROUTES: Mapping[str, Route] = {
         "/memories",
         1,
         "ai-core postgres providers",
-        shows="ai-core",
-        fails=_any("postgres", "ai-core+redis"),
-        good=(201,),
+        shows="ai-core postgres",
+        fails=_any("postgres+redis", "ai-core+redis"),
+        good=(201, 202),
         body=lambda name: {"text": name},
     ),
-    "memories": _route("GET", "/memories", 2, "ai-core postgres", shows="ai-core", fails=_any("postgres"), copy=True),
-    "search": _route("GET", "/memories/search?q=note", 1, "ai-core postgres providers", fails=_AI),
+    "memories": _route(
+        "GET", "/memories", 2, "ai-core postgres", shows="ai-core postgres", fails=_any("postgres+redis"), copy=True
+    ),
+    "search": _route(
+        "GET", "/memories/search?q=note", 1, "ai-core postgres providers", fails=_any("ai-core", "postgres")
+    ),
     # Answers made of parts, or with defaults.
     # In degraded mode, whatever the reason, the home page leaves out what is expensive, and says so.
     "home": _route("GET", "/dashboard", 4, EVERYTHING),

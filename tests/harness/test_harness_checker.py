@@ -100,7 +100,7 @@ def test_a_planted_event_is_found(planted: Event, rule: str) -> None:
 
 
 def test_an_error_is_no_violation_where_nothing_better_is_promised() -> None:
-    assert rules([*GOOD, event("chat", 15.0, 503, headers=RETRY, body=GONE)]) == set()
+    assert rules([*GOOD, event("search", 15.0, 503, headers=RETRY, body=GONE)]) == set()
 
 
 def test_two_outages_at_once_may_take_more() -> None:
