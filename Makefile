@@ -120,6 +120,7 @@ $(UV): Makefile | python
 
 $(STAMP): $(UV) $(MANIFESTS)
 	@echo "==> installing the locked dependencies into .venv/ (the first time about 100 MB)"
-	@$(UV) sync --frozen --all-packages --quiet
+	@$(UV) sync --frozen --all-packages --quiet --compile-bytecode
+	@$(BIN)/python -m compileall -q libs services devstack
 	@touch $@
 	@echo "==> set up"

@@ -19,6 +19,7 @@ from tests.harness.platform import Answer, Platform, eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.stack]
 
+COPIES = ("redis-cache", "memory-cache")
 DEADLINE = 2.4  # s
 FOUND = 3.0  # s until a part that is back is in use: a probe about once a second, and a request
 FAULTS = ["kill", "freeze"]
@@ -86,8 +87,10 @@ async def test_without_its_database_ai_core_serves_copies_and_queues(platform: P
     fine(await things.chat())
     async with cut(platform, "ai-core-postgres"):
         seen = await things.agent()
-        assert (seen.status, seen.body["stale"], seen.headers["x-fallback-used"]) == (200, True, "redis-cache"), seen
-        assert (await things.chat()).headers["x-fallback-used"] == "redis-cache, redis-queue"
+        # What was made just now may not be in Redis yet.
+        assert (seen.status, seen.body["stale"], seen.headers["x-fallback-used"] in COPIES) == (200, True, True), seen
+        copy, queue = (await things.chat()).headers["x-fallback-used"].split(", ")
+        assert (copy in COPIES, queue) == (True, "redis-queue")
         assert await platform.circuit("ai-core") == "closed", "an answer of a living service is no failure of it"
         fine(await things.room())
         fine(await things.profile())

@@ -12,21 +12,26 @@ from tests.harness.platform import Platform
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
 HERE = Path(__file__).parent
+PHASES = "examples,coverage,fuzzing"
 # Left out: ending the session that the run itself uses, and the switches that would break the platform for the others.
 LEFT_OUT = "/auth/logout|/admin/(circuit-breaker|mode|queue/dead-letters/)"
 
 
 async def schemathesis(url: str, token: str, *selection: str) -> tuple[int, str]:
     """Exit status and output of a run against a Dashboard."""
+    program, config = Path(sys.executable).parent / "st", HERE / "schemathesis.toml"
+    options = (
+        "--url",
+        url,
+        "--header",
+        f"Authorization: Bearer {token}",
+        "--request-timeout",
+        "10",
+        "--phases",
+        PHASES,
+    )
     process = await asyncio.create_subprocess_exec(
-        *(
-            Path(sys.executable).parent / "st",
-            "--config-file",
-            HERE / "schemathesis.toml",
-            "run",
-            f"{url}/openapi.json",
-        ),
-        *("--url", url, "--header", f"Authorization: Bearer {token}", "--request-timeout", "10", "--no-color"),
+        *(program, "--config-file", config, "run", f"{url}/openapi.json", *options, "--no-color"),
         *selection,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

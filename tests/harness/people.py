@@ -7,10 +7,11 @@ import time
 from collections.abc import Sequence
 
 from tests.harness.client import Account
-from tests.harness.platform import Platform
+from tests.harness.platform import Platform, eventually
 from tests.harness.routes import ROUTES
 
 WARM_FOR = 120.0  # s; copies and sessions in an instance's memory live for 300
+MODEL_LIMIT = 30.0  # s
 AT_ONCE = 2  # hashing a password is slow on purpose, and must not outlast the requests' own deadline
 
 
@@ -41,7 +42,8 @@ async def ready(platform: Platform, accounts: Sequence[Account]) -> list[Account
 
 
 async def warm(platform: Platform, accounts: Sequence[Account]) -> None:
-    """Every instance has seen each session just now, and has a copy of what its user owns."""
+    """Every instance has seen each session just now, and has a copy of what its user owns; and AI Core has read its
+    model, which it does when it is first needed."""
     kinds = [kind for kind in await platform.kinds() if ROUTES[kind].copy and ROUTES[kind].method == "GET"]
     for account in accounts:
         for name in platform.dashboards:
@@ -49,3 +51,10 @@ async def warm(platform: Platform, accounts: Sequence[Account]) -> None:
                 path = ROUTES[kind].path.format(user=account.id, room=account.room, agent=account.agent)
                 answer = await platform.call("GET", f"/api/v1{path}", account, at=name)
                 assert answer.status == 200, answer
+    if accounts:
+        await eventually(lambda: _finds_by_meaning(platform, accounts[0]), "memories are found by meaning", MODEL_LIMIT)
+
+
+async def _finds_by_meaning(platform: Platform, account: Account) -> bool:
+    answer = await platform.call("GET", "/api/v1/memories/search?q=note", account)
+    return answer.status == 200 and "x-degraded-mode" not in answer.headers
