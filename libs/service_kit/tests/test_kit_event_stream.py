@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import signal
 import socket
 import subprocess
@@ -79,6 +80,8 @@ class Broker:
     def signal(self, number: int) -> None:
         assert self._process
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:  # some of its threads may still be answering
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def kill(self) -> None:
         if self._process is not None:

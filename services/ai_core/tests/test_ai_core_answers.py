@@ -1,6 +1,7 @@
 """Kept answers, and one call among processes: on a real Valkey that is frozen and killed, and in memory without it."""
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
@@ -53,6 +54,7 @@ class Server:
 
     def freeze(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def kill(self) -> None:
         self.process.kill()
