@@ -80,7 +80,7 @@ class Caller:
 
 async def isolation(options: Options) -> Report:
     """p99 of endpoints that do not need a dependency, while it is frozen or killed, against their healthy p99."""
-    rounds, seconds = (3, 4.0) if options.quick else (8, 6.0)
+    rounds, seconds = (3, 4.0) if options.quick else (6, 5.0)
     figures: list[Figure] = []
     details: list[str] = []
     async with _platform() as stack, _caller(stack) as caller:

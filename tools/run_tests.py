@@ -33,13 +33,13 @@ def groups() -> list[Group]:
     rows = ("rows_under_load", "pairs", "d5_event_stream", "d6_standby")
     chaos = tuple(f"tests/chaos/test_{name}.py" for name in rows)
     others = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests/chaos").glob("test_*.py"))
-    platform = ("tests/contract", "tests/e2e", *(path for path in others if path not in chaos))
+    platform = ("tests/e2e", *(path for path in others if path not in chaos))
     taken = {"chaos", "contract", "e2e", "soak"}
     rest = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").iterdir() if _has_tests(path, taken))
     return [
         Group("rows", (*chaos, "tests/soak")),
         Group("platform", platform),
-        Group("library", ("libs", *rest), MOST_NICE),
+        Group("library", ("libs", *rest, "tests/contract"), MOST_NICE),
         Group("services", ("services", "devstack"), MOST_NICE),
     ]
 

@@ -408,6 +408,22 @@ async def test_without_a_database_the_worker_waits_and_goes_on() -> None:
     assert len(world.work.kept) == 2
 
 
+async def test_a_batch_that_the_database_did_not_take_does_not_wait_for_its_lease(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(["one", "two"], provider=False)
+
+    async def gone(*_: object) -> None:
+        raise StoreUnavailable("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(world.work, "keep", gone)
+        await world.worker.once()
+    assert world.work.kept == []
+    await world.worker.once()
+    assert world.work.kept == [("local:small", "0"), ("local:small", "1")]
+
+
 async def test_without_a_local_model_the_provider_still_embeds() -> None:
     world = World(["one"])
     world.local.failure = ProviderFailed("no local model")

@@ -26,8 +26,8 @@ from resilience.errors import POLICY_FAILURES
 
 BATCH: Final = 16
 """Memories that one call embeds."""
-LEASE: Final = 60.0
-"""Seconds until a batch of an instance that died is somebody else's."""
+LEASE: Final = 15.0
+"""Seconds until a batch of an instance that died is somebody else's. One that takes longer is embedded twice, alike."""
 IDLE: Final = 1.0
 """Seconds between looks when nobody has said that there is something."""
 PAGE: Final = 500
@@ -60,6 +60,7 @@ class EmbeddingWorker:
         self._refused = refused
         self._wanted = asyncio.Event()
         self._looked: dict[str, float] = {}
+        self._held: dict[str, set[str]] = {}  # what is claimed here, by model
 
     def kick(self) -> None:
         """There is something to do: a new memory, or a provider that is back."""
@@ -108,7 +109,11 @@ class EmbeddingWorker:
     async def _batch(self, model: EmbeddingModel) -> bool:
         if not self._may(model):
             return False
+        held = self._held.setdefault(model.name, set())
+        if held:  # since the database went away: it need not wait for the end of its lease
+            await self._later(model, list(held), 0.0, counted=False)
         batch = await self._postgres.call(lambda: self._work.claim(model.name, BATCH, LEASE))
+        held.update(due.memory_id for due in batch)
         if batch:
             await self._embed(model, batch)
         return bool(batch)
@@ -123,9 +128,10 @@ class EmbeddingWorker:
         except RequestRefused as refused:
             await self._apart(model, batch, too_long=isinstance(refused, TooLong))
         except (ProviderFailed, ProviderBusy, ModelUnknown, EmbeddingBusy, *POLICY_FAILURES) as error:
-            await self._later(model, batch, _wait(error), counted=False)
+            await self._later(model, _ids(batch), _wait(error), counted=False)
         else:
-            await self._postgres.call(lambda: self._work.keep([due.memory_id for due in batch], vectors))
+            await self._postgres.call(lambda: self._work.keep(_ids(batch), vectors))
+            self._held[model.name].difference_update(_ids(batch))
 
     async def _apart(self, model: EmbeddingModel, batch: Sequence[Due], *, too_long: bool) -> None:
         """One of them is refused: each on its own; of one that is too long, its beginning."""
@@ -141,11 +147,15 @@ class EmbeddingWorker:
         """For longer each time, and in the end for good."""
         self._refused(model.name, due.attempts)
         wait = None if due.attempts >= ATTEMPTS else 2.0**due.attempts
-        await self._later(model, [due], wait, counted=True)
+        await self._later(model, [due.memory_id], wait, counted=True)
 
-    async def _later(self, model: EmbeddingModel, batch: Sequence[Due], wait: float | None, *, counted: bool) -> None:
-        ids = [due.memory_id for due in batch]
+    async def _later(self, model: EmbeddingModel, ids: Sequence[str], wait: float | None, *, counted: bool) -> None:
         await self._postgres.call(lambda: self._work.postpone(ids, model.name, wait, counted=counted))
+        self._held[model.name].difference_update(ids)
+
+
+def _ids(batch: Sequence[Due]) -> list[str]:
+    return [due.memory_id for due in batch]
 
 
 def _wait(error: Exception) -> float:
