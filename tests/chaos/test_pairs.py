@@ -26,7 +26,7 @@ from tests.harness.run import RECOVERY, Run, report, under_load
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.stack, pytest.mark.timeout(240)]
 
-RATE = 30.0  # requests per second
+RATE = 25.0  # requests per second
 HOLD = 0.5  # s with every circuit open
 PAIRS = (*combinations(ROWS, 2), tuple(ROWS))
 EMERGENCIES = {("D1", "D4"), tuple(ROWS)}  # two rows of priority P0

@@ -71,3 +71,13 @@ async def test_what_another_service_has_queued_is_asked_for_there_by_whoever_is_
     known._elsewhere = elsewhere
     assert (await known.status("o", "anna")).value is RECORD
     assert len(asked) == 3
+
+
+async def test_when_nobody_can_tell_the_own_failure_is_the_answer() -> None:
+    async def away(_: str) -> OperationRecord | None:
+        raise OSError
+
+    known = operations(QueueUnavailable("away"), None)
+    known._elsewhere = away
+    with pytest.raises(QueueUnavailable):
+        await known.status("o", "anna")

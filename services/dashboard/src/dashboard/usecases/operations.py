@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from dashboard.model import OperationUnknown
@@ -45,8 +46,13 @@ class Operations:
                 self._queues, lambda: self._policy.call(lambda: self._users.operation(operation_id)), operation_id
             )
         except Exception:
-            # One database server may be both services': what waits in the other one is known nevertheless.
-            if elsewhere is None or (record := await elsewhere(operation_id)) is None:
+            # One database server may be both services': what waits in the other one is known nevertheless. When the
+            # other one cannot tell either, the own failure is the answer.
+            record = None
+            if elsewhere is not None:
+                with contextlib.suppress(Exception):
+                    record = await elsewhere(operation_id)
+            if record is None:
                 raise
             return record
         return record if record or elsewhere is None else await elsewhere(operation_id)
