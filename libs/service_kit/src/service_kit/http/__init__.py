@@ -3,7 +3,7 @@
 from .answers import json_response, served_json, stamp
 from .app import create_app
 from .edge import Edge, Shape
-from .event_stream import EventStream, event
+from .event_stream import EventStream, event, late_degradations
 from .problems import PROBLEM_JSON, problem_responses, respond
 from .queued import queued_answer
 
@@ -15,6 +15,7 @@ __all__ = [
     "create_app",
     "event",
     "json_response",
+    "late_degradations",
     "problem_responses",
     "queued_answer",
     "respond",

@@ -27,6 +27,12 @@ def event(kind: str, data: Any) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (kind.encode(), orjson.dumps(data, default=str))
 
 
+def late_degradations() -> dict[str, Any]:
+    """What the headers of a stream could not say any more: they had been sent when it happened."""
+    fallbacks = list(dict.fromkeys(one.fallback for one in context.degradations()))
+    return {"degraded": bool(fallbacks), "fallbacks": fallbacks}
+
+
 class EventStream(Response, Generic[S]):
     """``events`` makes what is sent, one write each, from the ``source``, which is entered here and left at the end.
 

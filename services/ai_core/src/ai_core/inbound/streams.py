@@ -15,7 +15,7 @@ from ai_core.usecases.chain import StreamBroken
 from ai_core.usecases.chat import ReplyStream
 from service_kit import context
 from service_kit.errors import ErrorReason
-from service_kit.http import EventStream, event, stamp
+from service_kit.http import EventStream, event, late_degradations, stamp
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -64,13 +64,7 @@ async def _events(stream: ReplyStream) -> AsyncGenerator[bytes, None]:
         yield event("error", _broken(broken))
         return
     context.degrade(*stream.degradations)
-    yield event("end", {**reply_body(stream.reply), **usage_body(stream.reply), **_degraded()})
-
-
-def _degraded() -> dict[str, Any]:
-    """What the headers could not say any more: they had been sent when it happened."""
-    fallbacks = list(dict.fromkeys(one.fallback for one in context.degradations()))
-    return {"degraded": bool(fallbacks), "fallbacks": fallbacks}
+    yield event("end", {**reply_body(stream.reply), **usage_body(stream.reply), **late_degradations()})
 
 
 def _broken(broken: StreamBroken) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dashboard.ports import ReplyStream
 from resilience import Served
 from service_kit import context
 from service_kit.errors import ErrorReason
-from service_kit.http import EventStream, event, problem_responses, served_json, stamp
+from service_kit.http import EventStream, event, late_degradations, problem_responses, served_json, stamp
 
 Accept = Annotated[str | None, Header(max_length=500, include_in_schema=False)]
 
@@ -81,7 +81,7 @@ async def _events(stream: ReplyStream) -> AsyncGenerator[bytes, None]:
         yield event("error", _broken(broken))
         return
     context.degrade(*stream.degradations)
-    yield event("end", {**_without(stream.reply, "reply"), **_degraded()})
+    yield event("end", {**_without(stream.reply, "reply"), **late_degradations()})
 
 
 def _without(reply: Reply, *names: str) -> dict[str, Any]:
@@ -96,12 +96,6 @@ def _body(reply: Reply) -> dict[str, Any]:
         "as_of": None if reply.as_of is None else stamp(reply.as_of),
         "finish_reason": reply.finish_reason or None,
     }
-
-
-def _degraded() -> dict[str, Any]:
-    """What the headers could not say any more: they had been sent when it happened."""
-    fallbacks = list(dict.fromkeys(one.fallback for one in context.degradations()))
-    return {"degraded": bool(fallbacks), "fallbacks": fallbacks}
 
 
 def _broken(broken: AnswerBroken) -> dict[str, Any]:
