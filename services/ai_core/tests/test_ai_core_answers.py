@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_core.degradation import REDIS
-from ai_core.outbound import response_copies
-from ai_core.outbound.response_copies import PATIENCE, ResponseCopies
-from ai_core.ports import ProviderFailed
+from ai_core.outbound import neighbours, response_copies
+from ai_core.outbound.pipelines import PATIENCE
+from ai_core.outbound.response_copies import ResponseCopies
+from ai_core.ports import Claim, ProviderFailed
 from ai_core.query import Completion, Query
 from ai_core.usecases.chain import AllProvidersGone, Chain
 from devstack import wheels
@@ -91,12 +92,27 @@ class Process:
         self.memory = MemoryCache(1_000_000, 3_600.0)
         self.answers = ResponseCopies(self.client, self.policy.call, self.memory, SYSTEM_CLOCK, ttl=3_600.0)
         self._writing = asyncio.ensure_future(self.answers.write_forever())
+        self._watching: asyncio.Future[None] | None = None
+
+    def watch(self) -> None:
+        """It shows itself to others, and looks for them."""
+        self._watching = asyncio.ensure_future(self.answers.neighbours.watch())
+
+    async def die(self) -> None:
+        """No more of it is seen."""
+        await _ended(self._watching)
 
     async def close(self) -> None:
-        self._writing.cancel()
-        await asyncio.gather(self._writing, return_exceptions=True)
+        await _ended(self._watching)
+        await _ended(self._writing)
         await self.answers.close()
         await self.client.aclose()
+
+
+async def _ended(task: asyncio.Future[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +123,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest_asyncio.fixture
-async def two(server: Server) -> AsyncIterator[tuple[Process, Process]]:
+async def started(server: Server) -> AsyncIterator[tuple[Process, Process]]:
+    """They neither show themselves nor look yet."""
     server.heal()
     one, other = Process(server.port), Process(server.port)
     await one.client.flushall()
@@ -115,6 +132,14 @@ async def two(server: Server) -> AsyncIterator[tuple[Process, Process]]:
     server.heal()
     await one.close()
     await other.close()
+
+
+@pytest_asyncio.fixture
+async def two(started: tuple[Process, Process]) -> tuple[Process, Process]:
+    for process in started:
+        process.watch()
+    await until(lambda: is_known(started[0], 2))
+    return started
 
 
 async def there(process: Process, key: str = KEY) -> Completion:
@@ -187,7 +212,8 @@ async def test_an_answer_kept_by_one_process_is_found_by_the_other(two: tuple[Pr
     assert replace(found, as_of=None) == given_answer
     assert await other.answers.get(query(tenant="bob").key()) is None
     assert 0 < await one.client.pttl(f"ai-core:answer:{KEY}") <= 3_600_000
-    assert await one.client.keys("*") == [f"ai-core:answer:{KEY}".encode()]
+    kept = {neighbours.KEY.encode(), f"ai-core:answer:{KEY}".encode()}
+    assert set(await one.client.keys("*")) == kept, "nothing of the query but its hash"
 
 
 @pytest.mark.parametrize("fault", ["freeze", "kill"])
@@ -285,6 +311,21 @@ async def test_a_holder_that_fails_or_dies_does_not_fail_the_others(two: tuple[P
     assert time.monotonic() - began < TIMES.chain
 
 
+async def test_nobody_waits_long_for_a_process_that_has_gone(
+    two: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    claim = await one.answers.claim(KEY, 60.0)
+    following = asyncio.ensure_future(other.answers.follow(KEY, claim.mine, 60.0))
+    for name, seconds in (("BEAT", 0.02), ("GONE", 0.3)):
+        monkeypatch.setattr(neighbours, name, seconds)
+    await asyncio.sleep(0.4)
+    assert not following.done(), "it is slow, and lives"
+    await one.die()
+    assert await asyncio.wait_for(following, 5.0) is None
+    assert (await other.answers.claim(KEY, 60.0)).holder == claim.mine, "the claim alone would have held it"
+
+
 async def test_a_claim_is_given_back_after_a_failure_and_by_its_holder_only(two: tuple[Process, Process]) -> None:
     one, other = two
     world = World(answers=one.answers)
@@ -326,6 +367,75 @@ async def test_an_older_answer_is_not_taken_for_the_holders(two: tuple[Process, 
     following = asyncio.ensure_future(other.answers.follow(KEY, holder, 2.0))
     one.answers.release(KEY, holder)
     assert await following is None
+
+
+# -- alone
+
+
+@pytest_asyncio.fixture
+async def alone(
+    server: Server, started: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Process, Process]:
+    """The first process looks around and has found nobody; the second has not come yet."""
+    for name, seconds in (("BEAT", 0.02), ("GONE", 0.3), ("SETTLED", 0.5)):
+        monkeypatch.setattr(neighbours, name, seconds)
+    started[0].watch()
+    await until(lambda: is_alone(started[0]))
+    return started
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    end = time.monotonic() + 10
+    while not await holds():
+        assert time.monotonic() < end, "it does not come to that"
+        await asyncio.sleep(0.005)
+
+
+async def is_alone(process: Process) -> bool:
+    return process.answers.neighbours.alone()
+
+
+async def is_not_alone(process: Process) -> bool:
+    return not process.answers.neighbours.alone()
+
+
+async def is_known(process: Process, number: int) -> bool:
+    """Whether the register has so many processes; the server may be away."""
+    try:
+        return await process.client.zcard(neighbours.KEY) == number
+    except redis_client.AWAY:
+        return False
+
+
+async def test_a_process_that_is_alone_asks_for_no_claim_until_another_has_come(alone: tuple[Process, Process]) -> None:
+    one, other = alone
+    assert await one.answers.claim(KEY, 10.0) == Claim()
+    assert await one.client.exists(f"ai-core:asking:{KEY}") == 0
+    other.watch()
+    await until(lambda: is_known(one, 2))
+    claim = await other.answers.claim(KEY, 10.0)
+    assert claim.mine
+    assert await one.answers.claim(KEY, 10.0) == Claim(holder=claim.mine), "who has just come is known to all"
+    began = time.monotonic()
+    await other.die()
+    await until(lambda: is_alone(one))
+    assert time.monotonic() - began > 0.6, "one that is gone may come back for a while"
+
+
+async def test_while_redis_is_away_and_after_it_lost_everything_nobody_believes_to_be_alone(
+    server: Server, alone: tuple[Process, Process]
+) -> None:
+    one, _ = alone
+    server.freeze()
+    await until(lambda: is_not_alone(one))
+    server.heal()
+    await until(lambda: is_alone(one))
+    server.kill()
+    await until(lambda: is_not_alone(one))
+    server.heal()
+    await until(lambda: is_known(one, 1))
+    assert (await one.answers.claim(KEY, 10.0)).mine, "others may still have to come back"
+    await until(lambda: is_alone(one))
 
 
 async def _nowhere(*_: Any) -> Any:

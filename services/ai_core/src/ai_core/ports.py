@@ -375,7 +375,7 @@ class Answers(Protocol):
 
 
 class Claim(NamedTuple):
-    """``mine``: to be given back. ``holder``: another process is asking. Both empty: it cannot be known; ask."""
+    """``mine``: to be given back. ``holder``: another process is asking. Both empty: none is, or nobody knows; ask."""
 
     mine: str = ""
     holder: str = ""

@@ -1,90 +1,9 @@
-"""The connection pool to PostgreSQL, and what its errors mean.
-
-Options and the list of errors are measured ones: with them a frozen server costs a caller about a second, and
-none of them leaks a connection. There is no pre-ping, which would double every read: a connection that died while idle
-is noticed before anything is sent on it, and the call is tried once more by the row's policy.
-"""
-
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
-from asyncpg.exceptions import InternalClientError
-from sqlalchemy.exc import DBAPIError, InterfaceError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+"""The connection pool to PostgreSQL (``service_kit.database``); an outage is ports.StoreUnavailable."""
 
 from ai_core.ports import StoreDisconnected, StoreUnavailable
-from service_kit.migrations import driver_url
+from service_kit.database import POOL_SIZE, Access, create_engine
 
-POOL_SIZE = 8
-DRIVER_LIMIT = 1.0
-"""Seconds for connecting, for a statement, and for a place in the pool; the policy's own limit is the hard one."""
+__all__ = ["POOL_SIZE", "create_engine", "reading", "writing"]
 
-IDLE_IN_TRANSACTION = "3s"
-"""After which the server ends the transaction of a frozen process, whose fence holds up whoever repeats the write."""
-
-_OUTAGES = ("08", "25006", "28", "3D000", "42P01", "53", "57", "58", "XX")
-"""SQLSTATE classes and codes (PostgreSQL documentation, appendix A) that say "not usable now": connection, read-only
-standby, authorization, no such database or table (not migrated yet), resources, operator intervention, system and
-internal errors."""
-
-
-def create_engine(url: str) -> AsyncEngine:
-    """A bounded pool; connects at first use."""
-    return create_async_engine(
-        driver_url(url),
-        pool_size=POOL_SIZE,
-        max_overflow=0,
-        pool_timeout=DRIVER_LIMIT,
-        hide_parameters=True,
-        connect_args={
-            "timeout": DRIVER_LIMIT,
-            "command_timeout": DRIVER_LIMIT,
-            "server_settings": {"idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION},
-        },
-    )
-
-
-@asynccontextmanager
-async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection without a transaction around each statement. Raises StoreUnavailable."""
-    async with _outages(), engine.connect() as connection:
-        yield await connection.execution_options(isolation_level="AUTOCOMMIT")
-
-
-@asynccontextmanager
-async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection in a transaction, committed at the end. Raises StoreUnavailable."""
-    async with _outages(), engine.begin() as connection:
-        yield connection
-
-
-@asynccontextmanager
-async def _outages() -> AsyncIterator[None]:
-    try:
-        yield
-    except InterfaceError as error:
-        raise _disconnected(error) from error
-    except DBAPIError as error:
-        if not _is_outage(error):
-            raise
-        raise StoreUnavailable(_kind(error)) from error
-    except (OSError, TimeoutError, PoolTimeoutError, InternalClientError) as error:
-        raise StoreUnavailable(type(error).__name__) from error
-
-
-def _disconnected(error: InterfaceError) -> StoreUnavailable:
-    """asyncpg's InterfaceError on a closed connection is raised before anything is sent."""
-    kind = StoreDisconnected if error.connection_invalidated else StoreUnavailable
-    return kind(_kind(error))
-
-
-def _is_outage(error: DBAPIError) -> bool:
-    state = getattr(error.orig, "sqlstate", None)
-    return error.connection_invalidated or state is None or state.startswith(_OUTAGES)
-
-
-def _kind(error: DBAPIError) -> str:
-    """The driver's name of the error: never its text, which may hold hosts and values."""
-    cause = error.orig.__cause__ if error.orig is not None else None
-    return type(cause or error.orig or error).__name__
+_ACCESS = Access(StoreUnavailable, StoreDisconnected)
+reading, writing = _ACCESS.reading, _ACCESS.writing

@@ -1,6 +1,6 @@
 """Embeddings from OpenAI, or from anything that speaks its protocol (row A4, ai_core.embeddings).
 
-The official client gives configuration and headers; the call goes past its typed method, as with completions.
+The official client says with which headers; the call goes past its typed method, as with completions.
 
 Source of the protocol: OpenAI API reference, "Create embeddings"; at most 8,192 tokens a text.
 """
@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import openai
 import orjson
 
 from ai_core.model import RequestRefused
 from ai_core.outbound.providers import payload
-from ai_core.outbound.providers.base import headers_of
 from ai_core.outbound.providers.errors import REFUSED, failure_inside, refusal
-from ai_core.outbound.providers.openai import NO_KEY, usage_of
+from ai_core.outbound.providers.openai import usage_of
+from ai_core.outbound.providers.sdk import openai_headers
 from ai_core.outbound.providers.wire import Wire
 from ai_core.ports import ProviderFailed, Vectors
 from ai_core.query import Usage
@@ -51,8 +50,7 @@ class OpenAIEmbeddings:
     ) -> None:
         self._provider = provider
         self._now = now
-        self._sdk = openai.AsyncOpenAI(api_key=api_key or NO_KEY, base_url=base_url, max_retries=0)
-        self._wire = Wire(str(self._sdk.base_url), headers_of(self._sdk), connect_limit, connections)
+        self._wire = Wire(base_url, openai_headers(base_url, api_key), connect_limit, connections)
 
     def named(self, model: str, dimensions: int | None = None) -> "OpenAIEmbedding":
         """One of its models; ``dimensions``: a shorter vector than the model's own, where it offers that."""
@@ -74,7 +72,6 @@ class OpenAIEmbeddings:
     async def close(self) -> None:
         """Closes the connections."""
         await self._wire.close()
-        await self._sdk.close()
 
 
 class OpenAIEmbedding:

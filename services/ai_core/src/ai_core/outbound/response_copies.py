@@ -1,8 +1,6 @@
 """Kept answers of the provider chain, and which process is asking what: in Redis, and in memory while that is away.
 
-Redis is only ever a help here. Nothing waits for it longer than ``PATIENCE``, even on its way to an open circuit: the
-commands of all callers go out together in one pipeline, which has a task of its own, and is given up by the callers
-long before the row's limit. After a failure it is left out for a moment.
+Redis is only ever a help here (``pipelines``), and a process that is alone asks it for no claims (``neighbours``).
 """
 
 from __future__ import annotations
@@ -10,132 +8,38 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Any, Final
 
 import orjson
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
+from ai_core.outbound.neighbours import Neighbours
+from ai_core.outbound.pipelines import BATCH, LEFT_OUT, Command, Pipelines, Unavailable
 from ai_core.ports import Claim
 from ai_core.query import Completion, Usage
-from resilience import Clock, MemoryCache, without_deadline
-from service_kit.redis_client import AWAY
+from resilience import Clock, MemoryCache
 
-PATIENCE: Final = 0.15
-"""Seconds that a caller waits for Redis: it answers in a hundredth of that, or is in trouble."""
-LEFT_OUT: Final = 1.0
-"""Seconds without a command after a failure."""
-BATCH: Final = 128
-MAX_WAITING: Final = 1_024
-"""Callers that may wait for one pipeline; the others do without."""
 MAX_ANSWER: Final = 256_000
 """Bytes of an answer that are kept at most."""
 MAX_BEHIND: Final = 1_000
 MAX_BYTES_BEHIND: Final = 16_000_000
 """Answers that wait to be written, and their bytes; the oldest go first."""
-GATHERING: Final = 0.01
-"""Seconds for which answers are gathered before they are written together."""
+GATHERING: Final = 0.05
+"""Seconds for which answers are gathered before they are written together: a write costs as much as ten answers."""
+IN_DEMAND: Final = 0.01
+"""The same while another process may be waiting for one of them."""
 FIRST_LOOK, LAST_LOOK = 0.01, 0.1
 """Seconds between two looks at another process's answer: growing from the first to the last."""
 
 _RELEASE: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
-Command = tuple[Any, ...]
-
-
-class Unavailable(Exception):
-    """Redis was not asked, or did not answer in time."""
-
-
-class Pipelines:
-    """Sends the commands of many callers together. ``call`` is the policy's; None where there is no Redis at all."""
-
-    def __init__(self, client: Redis | None, call: Callable[..., Awaitable[Any]], clock: Clock) -> None:
-        self._client = client
-        self._call = call
-        self._clock = clock
-        self._waiting: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
-        self._task: asyncio.Task[None] | None = None
-        self._since = 0.0
-        self._left_out_until = 0.0
-
-    @property
-    def away(self) -> bool:
-        """Whether asking would not help now."""
-        now = self._clock.monotonic()
-        late = self._task is not None and now - self._since > PATIENCE
-        return self._client is None or late or now < self._left_out_until or len(self._waiting) >= MAX_WAITING
-
-    async def run(self, *commands: Command) -> list[Any]:
-        """The answers to the commands, in order. Raises Unavailable."""
-        if self.away:
-            raise Unavailable
-        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((commands, future))
-        if self._task is None:
-            self._since = self._clock.monotonic()
-            with without_deadline():
-                self._task = asyncio.get_running_loop().create_task(self._send_all(), name="answers")
-        timer = self._clock.call_later(PATIENCE, _expire, future)
-        try:
-            return await future
-        finally:
-            timer.cancel()
-
-    async def close(self) -> None:
-        """Waits for nothing."""
-        if self._task is not None:
-            self._task.cancel()
-
-    async def _send_all(self) -> None:
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-                self._since = self._clock.monotonic()
-                await self._send(batch)
-        finally:
-            self._task = None
-            self._refuse(self._waiting)
-            self._waiting = []
-
-    async def _send(self, batch: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]]) -> None:
-        commands = [command for some, _ in batch for command in some]
-        try:
-            answers = iter(await self._call(self._execute, commands))
-        except AWAY:
-            self._left_out_until = self._clock.monotonic() + LEFT_OUT
-            self._refuse(batch)
-            self._refuse(self._waiting)
-            self._waiting = []
-            return
-        for some, future in batch:
-            found = [next(answers) for _ in some]
-            if not future.done():
-                _settle(future, found)
-
-    async def _execute(self, commands: list[Command]) -> list[Any]:
-        assert self._client is not None  # noqa: S101 - for the type checker: `run` has looked
-        if len(commands) == 1:  # the usual case of a lonely caller, at half the price
-            try:
-                return [await self._client.execute_command(*commands[0], get=True)]  # type: ignore[no-untyped-call]
-            except ResponseError as error:
-                return [error]
-        async with self._client.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command, get=True)  # of SET: what was there before
-            return list(await pipe.execute(raise_on_error=False))
-
-    @staticmethod
-    def _refuse(batch: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]]) -> None:
-        for _, future in batch:
-            _expire(future)
 
 
 class ResponseCopies:
     """The port ``Answers``. ``ttl`` in seconds, for both stores; ``memory`` bounds this process's own.
 
-    Run ``write_forever`` in the background.
+    Run ``write_forever`` in the background, and ``neighbours.watch``.
     """
 
     def __init__(
@@ -148,6 +52,7 @@ class ResponseCopies:
         ttl: float = 86_400.0,
     ) -> None:
         self._redis = Pipelines(client, call, clock)
+        self.neighbours = Neighbours(self._redis, clock)
         self._memory = memory
         self._clock = clock
         self._ttl = ttl
@@ -183,8 +88,11 @@ class ResponseCopies:
         self._later(key, value, claim)
 
     async def claim(self, key: str, seconds: float) -> Claim:
-        """The claim, unless another process holds one."""
-        token, name = secrets.token_hex(8), _asking(key)
+        """The claim, unless another process holds one; none where there is no other."""
+        if self.neighbours.alone():
+            return Claim()
+        await self.neighbours.joined()
+        token, name = f"{self.neighbours.name}.{secrets.token_hex(8)}", _asking(key)
         try:
             # Source: redis.io/commands/set; with NX and GET it gives what was there before, or nothing when it was set.
             [holder] = await self._redis.run(("SET", name, token, "NX", "GET", "PX", int(seconds * 1000)))
@@ -198,16 +106,17 @@ class ResponseCopies:
         return Claim() if found in self._own else Claim(holder=found)
 
     async def follow(self, key: str, holder: str, seconds: float) -> Completion | None:
-        """Looks for the holder's answer until it is there or its claim has gone."""
+        """Looks for the holder's answer until it is there, or its claim or its process has gone."""
+        sign = self.neighbours.sign_of(holder.partition(".")[0])
         end, pause = self._clock.monotonic() + seconds, FIRST_LOOK
         while (left := end - self._clock.monotonic()) > 0:
             await self._clock.sleep(min(pause, left))
             pause = min(pause * 1.5, LAST_LOOK)
             try:
-                asking, value = await self._redis.run(("GET", _asking(key)), ("GET", _answer(key)))
+                asking, value, seen = await self._redis.run(("GET", _asking(key)), ("GET", _answer(key)), sign)
             except Unavailable:
                 return None
-            if isinstance(asking, bytes) and asking.decode() == holder:
+            if isinstance(asking, bytes) and asking.decode() == holder and seen is not None:
                 continue
             answer = _decoded(value)
             if answer is None or _claim_of(value) != holder:
@@ -227,7 +136,8 @@ class ResponseCopies:
         """Writes what there is to write, until cancelled. What cannot be written is kept for later, within bounds."""
         while True:
             await self._work.wait()
-            await self._clock.sleep(GATHERING)
+            claimed = any(claim for _, claim in self._behind.values())
+            await self._clock.sleep(IN_DEMAND if claimed else GATHERING)
             self._work.clear()
             while self._behind:
                 if not await self._write():
@@ -308,16 +218,3 @@ def _decoded(value: object) -> Completion | None:
 
 def _claim_of(value: object) -> str:
     return str(orjson.loads(value)[1]) if isinstance(value, bytes) else ""
-
-
-def _expire(future: asyncio.Future[Any]) -> None:
-    if not future.done():
-        future.set_exception(Unavailable())
-
-
-def _settle(future: asyncio.Future[list[Any]], found: list[Any]) -> None:
-    """One command that Redis refused spoils the caller's others as well."""
-    if any(isinstance(one, Exception) for one in found):
-        future.set_exception(Unavailable())
-    else:
-        future.set_result(found)

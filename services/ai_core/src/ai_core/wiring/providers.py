@@ -100,6 +100,7 @@ class ProvidersPart:
         answers = ResponseCopies(shared, call or _nowhere, memory, runtime.clock, ttl=settings.ai_response_cache_ttl)
         if shared is not None:
             runtime.background("answers", answers.write_forever)
+            runtime.background("neighbours", answers.neighbours.watch)
         runtime.on_close(answers.close, "answers")
         return answers
 

@@ -14,7 +14,7 @@ class SpeechPart:
 
     def __init__(self, runtime: ServiceRuntime, settings: Settings) -> None:
         self._runtime = runtime
-        self._limit = settings.ai_provider_timeout
+        self._limit = settings.speech_timeout
         providers = []
         if key := settings.elevenlabs_api_key.get_secret_value():
             url, model, voice = settings.elevenlabs_base_url, settings.elevenlabs_model, settings.elevenlabs_voice

@@ -1,26 +1,23 @@
 """Claude through Anthropic's own Messages API: the OpenAI-compatible endpoint drops formats and seeds silently.
 
-The official client gives configuration, headers and the calls that are not hot (docs/adr/0012). Nothing retries here.
+The official client says with which headers and version of the API (docs/adr/0012). The chain retries, not this.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
 
 import aiohttp
 
 from ai_core.outbound.providers.anthropic_answer import AnthropicEvents, completion_body
 from ai_core.outbound.providers.anthropic_request import translated
-from ai_core.outbound.providers.base import PING_LIMIT, Rested, SdkModels, unheard
-from ai_core.outbound.providers.openai import NO_KEY, completion, encoded
+from ai_core.outbound.providers.base import Rested, SdkModels, unheard
+from ai_core.outbound.providers.openai import completion, encoded
+from ai_core.outbound.providers.sdk import anthropic_headers
 from ai_core.outbound.providers.streams import ChunkStream
 from ai_core.outbound.providers.wire import STREAMED
 from ai_core.query import Completion, Query
-
-if TYPE_CHECKING:
-    from anthropic import AsyncAnthropic
 
 PATH = "/v1/messages"
 
@@ -31,6 +28,8 @@ class AnthropicModels(SdkModels):
     ``leave_out``: parameters that an operator allows to be lost rather than pass Claude over, for example temperature;
     none by default. The rest is as for ``OpenAIModels``.
     """
+
+    models = "/v1/models"
 
     def __init__(
         self,
@@ -44,9 +43,7 @@ class AnthropicModels(SdkModels):
         now: Callable[[], float] = time.time,
         leave_out: Collection[str] = (),
     ) -> None:
-        client = _client(base_url, api_key or NO_KEY)
-        super().__init__(name, client, connect_limit, connections, rested, now)
-        self._client = client
+        super().__init__(name, base_url, anthropic_headers(base_url, api_key), connect_limit, connections, rested, now)
         self._leave_out = frozenset(leave_out)
 
     async def complete(self, model: str, asked: Query) -> Completion:
@@ -63,13 +60,3 @@ class AnthropicModels(SdkModels):
             return await self._open_stream(model, PATH, encoded({**body, "stream": True}), {**STREAMED, **headers})
 
         return ChunkStream(opening, AnthropicEvents(self.name, model, int(self._now())))
-
-    async def _list_models(self) -> bytes:
-        return await (await self._client.models.with_raw_response.list()).read()
-
-
-def _client(base_url: str, api_key: str) -> AsyncAnthropic:
-    """Imported only where it is used: its models take a second and 40 MB. The chain has its own spans."""
-    from anthropic import AsyncAnthropic
-
-    return AsyncAnthropic(api_key=api_key, base_url=base_url, max_retries=0, timeout=PING_LIMIT, open_telemetry=False)

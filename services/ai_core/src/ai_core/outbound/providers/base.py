@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, ClassVar
 
 import aiohttp
 
@@ -16,51 +15,36 @@ from ai_core.outbound.providers.wire import Wire, whole
 from ai_core.ports import ProviderFailed
 from ai_core.query import Link
 
-if TYPE_CHECKING:
-    import httpx2
-
 Rested = Callable[[Link, float], None]
 """Hears that a link should be left alone for so many seconds."""
 PING_LIMIT = 5.0
-"""Seconds that the official client waits for the list of models; the probe's own limit is usually shorter."""
+"""Seconds for the list of models; the probe's own limit is usually shorter."""
 
 
 def unheard(link: Link, seconds: float) -> None:
     """For those who do not want to hear it."""
 
 
-class SdkClient(Protocol):
-    """What both official clients show of their configuration."""
+class SdkModels:
+    """A provider at ``base_url``, with the ``headers`` of its official client (``sdk``)."""
 
-    @property
-    def base_url(self) -> httpx2.URL: ...
-
-    @property
-    def default_headers(self) -> Mapping[str, object]: ...
-
-    @property
-    def auth_headers(self) -> Mapping[str, str]: ...
-
-    async def close(self) -> None: ...
-
-
-class SdkModels(ABC):
-    """A provider configured through its official client."""
+    models: ClassVar[str]
+    """The path of its list of models."""
 
     def __init__(
         self,
         name: str,
-        client: SdkClient,
+        base_url: str,
+        headers: Mapping[str, str],
         connect_limit: float,
         connections: int,
         rested: Rested,
         now: Callable[[], float],
     ) -> None:
         self._name = name
-        self._sdk = client
         self._rested = rested
         self._now = now
-        self._wire = Wire(str(client.base_url), headers_of(client), connect_limit, connections)
+        self._wire = Wire(base_url, headers, connect_limit, connections)
 
     @property
     def name(self) -> str:
@@ -70,22 +54,14 @@ class SdkModels(ABC):
     async def close(self) -> None:
         """Closes the connections."""
         await self._wire.close()
-        await self._sdk.close()
 
     async def ping(self) -> None:
-        """The port's ``ping``, through the list of models; a provider that has none but answers is well."""
-        try:
-            listed = await self._list_models()
-        except Exception as error:  # noqa: BLE001 (the client raises its own errors, httpx's and json's)
-            status = getattr(error, "status_code", 0)
-            if status not in (404, 405, 429):
-                raise ProviderFailed(f"status {status}" if status else type(error).__name__) from None
-        else:
-            payload.read(listed)
-
-    @abstractmethod
-    async def _list_models(self) -> bytes:
-        """The list of models, asked for through the official client, as it came."""
+        """The port's ``ping``, by the list of models; a provider that has none but answers is well."""
+        answered = await self._wire.get(self.models, PING_LIMIT)
+        if answered.status == 200:
+            payload.read(answered.body)
+        elif answered.status not in (404, 405, 429):
+            raise ProviderFailed(f"status {answered.status}")
 
     async def _answer(self, model: str, path: str, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
         """The JSON object of an answer of 200. Raises the port's errors."""
@@ -123,9 +99,3 @@ class SdkModels(ABC):
             seconds = retry_after(headers, self._now()) if status >= 500 else None
         if seconds:
             self._rested(Link(self.name, model), seconds)
-
-
-def headers_of(client: SdkClient) -> dict[str, str]:
-    """The client's headers, without those that it leaves out."""
-    both = {**client.default_headers, **client.auth_headers}
-    return {name: value for name, value in both.items() if isinstance(value, str)}

@@ -1,7 +1,7 @@
 """Providers that speak OpenAI's chat completions: OpenAI itself, or anything compatible, at any base URL.
 
-The official client gives configuration, headers and the calls that are not hot; those that are go past its typed
-methods, which cost ten times the call (docs/adr/0012). Nothing retries here: the chain does.
+The official client says with which headers; the calls go past its typed methods, which cost ten times the call
+(docs/adr/0012). Nothing retries here: the chain does.
 
 Source of the protocol: OpenAI API reference, "Create chat completion" and "Streaming".
 """
@@ -10,29 +10,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 import orjson
 
 from ai_core.model import MODEL_LIMIT, RequestRefused
 from ai_core.outbound.providers import payload
-from ai_core.outbound.providers.base import PING_LIMIT, Rested, SdkModels, unheard
+from ai_core.outbound.providers.base import Rested, SdkModels, unheard
 from ai_core.outbound.providers.errors import REFUSED, empty, failure_inside
+from ai_core.outbound.providers.sdk import openai_headers
 from ai_core.outbound.providers.sse import Event
 from ai_core.outbound.providers.streams import ChunkStream
 from ai_core.outbound.providers.wire import STREAMED
 from ai_core.ports import ProviderFailed
 from ai_core.query import Chunk, Completion, Query, Usage
 
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
-
 Json = Mapping[str, Any]
 
 PATH = "/chat/completions"
-NO_KEY = "none"
-"""The client insists on a key; servers without keys do not look at it."""
 _CONTENT = ("content", "refusal")
 _CALLS = ("tool_calls", "function_call", "audio")
 """Members of a message or delta that are an answer without being text."""
@@ -46,6 +42,8 @@ class OpenAIModels(SdkModels):
     knows ``stream_options``.
     """
 
+    models = "/models"
+
     def __init__(
         self,
         name: str,
@@ -58,9 +56,7 @@ class OpenAIModels(SdkModels):
         now: Callable[[], float] = time.time,
         ask_usage: bool = True,
     ) -> None:
-        client = _client(base_url, api_key or NO_KEY)
-        super().__init__(name, client, connect_limit, connections, rested, now)
-        self._client = client
+        super().__init__(name, base_url, openai_headers(base_url, api_key), connect_limit, connections, rested, now)
         self._streaming: dict[str, Any] = {"stream": True}
         if ask_usage:
             self._streaming["stream_options"] = {"include_usage": True}
@@ -79,18 +75,8 @@ class OpenAIModels(SdkModels):
 
         return ChunkStream(opening, OpenAIEvents(self.name, model, _choices_asked(asked)))
 
-    async def _list_models(self) -> bytes:
-        return (await self._client.models.with_raw_response.list()).content
-
     def _body(self, body: Mapping[str, Any]) -> bytes:
         return encoded(body)
-
-
-def _client(base_url: str, api_key: str) -> AsyncOpenAI:
-    """Imported only where it is used, as it takes a second."""
-    from openai import AsyncOpenAI
-
-    return AsyncOpenAI(api_key=api_key, base_url=base_url, max_retries=0, timeout=PING_LIMIT)
 
 
 def encoded(body: Mapping[str, Any]) -> bytes:

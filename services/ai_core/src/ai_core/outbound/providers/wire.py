@@ -53,13 +53,25 @@ class Wire:
         except TRANSPORT as error:
             raise ProviderFailed(type(error).__name__) from None
 
+    async def get(self, path: str, limit: float) -> Answered:
+        """The whole answer to a request without a body, within ``limit`` seconds. Raises ProviderFailed."""
+        timeout = aiohttp.ClientTimeout(total=limit)
+        try:
+            response = await self._session.get(self._base_url + path, timeout=timeout, allow_redirects=False)
+        except TRANSPORT as error:
+            raise ProviderFailed(type(error).__name__) from None
+        return await _read(response)
+
     async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Answered:
         """Sends a request and reads the whole answer. Raises ProviderFailed."""
-        response = await self.open(path, body, headers)
-        try:
-            return Answered(response.status, response.headers, await whole(response))
-        finally:
-            response.release()
+        return await _read(await self.open(path, body, headers))
+
+
+async def _read(response: aiohttp.ClientResponse) -> Answered:
+    try:
+        return Answered(response.status, response.headers, await whole(response))
+    finally:
+        response.release()
 
 
 async def whole(response: aiohttp.ClientResponse) -> bytes:
