@@ -9,9 +9,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from fastapi import APIRouter, Response
 
+from resilience.deadline import current_deadline
 from resilience.errors import QueueUnavailable
 from resilience.queue import QueueStats
+from service_kit import context
+from service_kit.http import edge
 from service_kit.runtime import Phase, ServiceRuntime
 from service_kit.tokens import TokenIssuer
 
@@ -342,3 +346,67 @@ async def test_openapi_describes_problems(client: Any) -> None:
     reset = document["paths"]["/admin/circuit-breaker/reset"]["post"]
     assert {"401", "403", "404", "422", "503", "504"} <= set(reset["responses"])
     assert reset["security"] == [{"adminToken": []}]
+
+
+@pytest.mark.parametrize("attended", [True, False])
+@pytest.mark.parametrize("early", [True, False])
+async def test_attended_work_ends_when_its_client_leaves(
+    runtime: ServiceRuntime, serving: Any, until: Any, attended: bool, early: bool
+) -> None:
+    routes, events = APIRouter(), []
+
+    @routes.post("/work")
+    async def work() -> Response:
+        context.allow(5.0)
+        if attended:
+            context.attend()
+        events.append("begun")
+        try:
+            await asyncio.sleep(2 * edge.NOTICE_SECONDS)
+            events.append("done")
+            await asyncio.sleep(0 if not attended else 5)
+        except asyncio.CancelledError:
+            events.append("cancelled")
+            raise
+        return Response("done")
+
+    async with serving(runtime, routes) as client:
+        asking = asyncio.ensure_future(client("POST", "/work", json={}))
+        await until(lambda: events)
+        if not early:
+            await until(lambda: "done" in events)
+        asking.cancel()
+        await until(lambda: len(events) > 1 and not runtime.in_flight)
+        expected = {(True, True): ["cancelled"], (True, False): ["done", "cancelled"]}
+        assert events[1:] == expected.get((attended, early), ["done"])
+        assert (await client("GET", "/health/live"))[0] == 200
+        _, _, told = await client("GET", "/metrics")
+        assert (b'http_response_status_code="499"' in told) is attended
+
+
+async def test_attended_work_is_answered_as_any_other(runtime: ServiceRuntime, serving: Any) -> None:
+    routes = APIRouter()
+
+    @routes.post("/work")
+    async def work(seconds: float) -> Response:
+        context.allow(5.0)
+        context.attend()
+        await asyncio.sleep(seconds)
+        return Response("done")
+
+    async with serving(runtime, routes) as client:
+        for seconds in (0, 2 * edge.NOTICE_SECONDS):
+            assert (await client("POST", f"/work?seconds={seconds}", json={}))[::2] == (200, b"done")
+
+
+async def test_a_long_limit_is_nearly_all_for_the_work(runtime: ServiceRuntime, serving: Any) -> None:
+    routes = APIRouter()
+
+    @routes.get("/left")
+    async def left() -> float:
+        context.allow(30.0)
+        deadline = current_deadline()
+        return deadline.remaining() if deadline else 0.0
+
+    async with serving(runtime, routes) as client:
+        assert 29.5 < (await client("GET", "/left"))[2] < 30.0

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ai_core.model import Agent, AgentUnknown, Cursor
@@ -67,6 +68,19 @@ async def test_four_instances_migrate_at_once_and_a_fifth_finds_nothing_to_do(
 ) -> None:
     await upgrade(stack.database_url("ai_core"), MIGRATIONS)
     await store.ping()
+
+
+async def test_after_a_rollback_a_newer_versions_database_is_used_as_it_is(stack: Stack, migrated: AsyncEngine) -> None:
+    async def stamp(revision: str) -> str:
+        """Exchanges the revision, and says which it was."""
+        async with migrated.begin() as connection:
+            was = (await connection.execute(sa.text("SELECT version_num FROM alembic_version"))).scalar_one()
+            await connection.execute(sa.text("UPDATE alembic_version SET version_num = :new"), {"new": revision})
+            return str(was)
+
+    ours = await stamp("9999")
+    await upgrade(stack.database_url("ai_core"), MIGRATIONS)
+    assert await stamp(ours) == "9999"
 
 
 async def test_what_is_stored_is_read_back_exactly(store: PostgresAgents, writes: PostgresWrites) -> None:

@@ -496,3 +496,95 @@ async def test_without_its_provider_a_text_comes_back_untranslated(
         assert made.headers["X-Fallback-Used"] == "original-text"
         assert made.seconds < DEADLINE
     assert made.headers["X-Circuit-State"] == "open"
+
+
+class Simulator:
+    """The provider's own account of what it was asked."""
+
+    def __init__(self, stack: Stack, session: aiohttp.ClientSession) -> None:
+        self._base = stack.url("providers") + "/admin"
+        self._session = session
+
+    async def order(self, target: str, fault: str, **members: Any) -> None:
+        await self._send("PUT", f"/faults/{target}", {"fault": fault, **members})
+
+    async def counted(self, name: str, what: str) -> int:
+        return int((await self._send("GET", "/calls")).get(name, {}).get(what, 0))
+
+    async def reset(self) -> None:
+        await self._send("DELETE", "/faults")
+        await self._send("DELETE", "/calls")
+
+    async def _send(self, method: str, path: str, body: Any = None) -> Any:
+        async with self._session.request(method, self._base + path, json=body) as response:
+            return await response.json()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def simulator(stack: Stack, alice: Client) -> AsyncIterator[Simulator]:
+    async with aiohttp.ClientSession() as session:
+        found = Simulator(stack, session)
+        await found.reset()
+        yield found
+        await found.reset()
+
+
+Ask = Callable[[Client, str, str], Awaitable[Any]]
+
+
+async def by_gateway(alice: Client, _agent: str, text: str) -> Any:
+    body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
+    return await alice.http("POST", "/v1/chat/completions", body)
+
+
+async def by_http(alice: Client, agent: str, text: str) -> Any:
+    return await alice.chat(agent, text)
+
+
+async def by_stream(alice: Client, agent: str, text: str) -> Any:
+    return await alice.http("POST", f"{AGENTS}/{agent}/chat", {"message": text}, accept="text/event-stream")
+
+
+async def by_translation(alice: Client, _agent: str, text: str) -> Any:
+    return await alice.http("POST", "/api/v1/translate", {"text": text, "target_language": "fr"})
+
+
+async def by_grpc(alice: Client, agent: str, text: str) -> Any:
+    return await alice.rpc("Chat", ai_pb2.ChatRequest(agent_id=agent, message=text))
+
+
+@pytest.mark.parametrize("ask", [by_gateway, by_http, by_stream, by_translation, by_grpc])
+async def test_a_caller_who_leaves_takes_the_providers_call_along(
+    alice: Client, simulator: Simulator, ask: Ask
+) -> None:
+    agent = await alice.agent()
+    await simulator.order("openai:gpt-4", "hang")
+    asking = asyncio.ensure_future(ask(alice, agent, f"leaving {ask.__name__}"))
+
+    async def asked() -> bool:
+        return await simulator.counted("openai:gpt-4", "calls") == 1
+
+    async def left() -> bool:
+        return await simulator.counted("openai:gpt-4", "left") == 1
+
+    await until(asked)
+    asking.cancel()
+    await until(left)
+    # Given up for want of time the query would have gone on to the next link.
+    assert await simulator.counted("openai:gpt-3.5-turbo", "calls") == 0
+    assert await alice.circuit("openai:gpt-4") == "closed"
+
+
+async def test_who_shares_a_call_keeps_it_when_another_leaves(alice: Client, simulator: Simulator) -> None:
+    await simulator.order("openai:gpt-4", "slow", seconds=0.6)
+    first, second = (asyncio.ensure_future(by_gateway(alice, "", "shared")) for _ in range(2))
+
+    async def asked() -> bool:
+        return await simulator.counted("openai:gpt-4", "calls") == 1
+
+    await until(asked)
+    first.cancel()
+    answer = await second
+    assert (answer.status, answer.body["auralink"]["fallback_from"]) == (200, None)
+    counts = [await simulator.counted("openai:gpt-4", what) for what in ("calls", "left")]
+    assert counts == [1, 0]

@@ -146,3 +146,9 @@ def test_what_was_said_and_waits_is_in_the_conversation_once_and_in_order() -> N
     deleted = [*waiting, write("conversation.delete", 4.0, agent=IDS[0], id=IDS[1])]
     assert conversation_after(stored, deleted, IDS[0], IDS[1]) is None
     assert conversation_after(stored, waiting, IDS[2], IDS[1]) == stored
+
+
+def test_no_more_turns_are_shown_than_the_database_will_keep() -> None:
+    found = conversation_after(None, [said(float(number), f"{number}") for number in range(12)], IDS[0], IDS[1])
+    assert found is not None
+    assert [turn.content for turn in found.turns][::2] == [f"{number}" for number in range(2, 12)]

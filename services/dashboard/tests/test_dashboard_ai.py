@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
@@ -14,7 +16,7 @@ from redis.asyncio import Redis
 from dashboard.degradation import AI_CORE, ORIGINAL_TEXT, REDIS_CACHE, REDIS_QUEUE, TEXT_ONLY
 from dashboard.model import KeyReused
 from dashboard.outbound.ai_copies import AiCoreCopies, agent_of, memory_of
-from dashboard.outbound.ai_core import GrpcAiCore
+from dashboard.outbound.ai_core import QUICK, GrpcAiCore
 from dashboard.outbound.ai_queue import AiQueueTarget
 from dashboard.outbound.all_queues import AllQueues
 from dashboard.usecases.assistant import Agents, Language, Memories
@@ -37,7 +39,7 @@ from resilience import (
 from resilience.integrations.redis_queue import RedisQueueStore
 from service_kit import context
 from service_kit.copies import CopyStore
-from service_kit.errors import Conflict
+from service_kit.errors import Conflict, DependencyUnavailable
 from service_kit.redis_client import create_client
 from service_kit.rpc_client import channel, is_dependency_failure
 from service_kit.tokens import TokenIssuer
@@ -45,6 +47,10 @@ from service_kit.tokens import TokenIssuer
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 COMPONENTS = frozenset({"postgres", "redis", "providers", "ai-core"})
+PATIENCE = 31.0
+"""As the Dashboard's own, for chat; the chain that AI Core has here is as long as for real models."""
+NOTICED = 2.0
+"""Seconds until a frozen AI Core is known to be one: 1.5 by the channel's keepalive, and a busy machine."""
 FAST = {"interval": 3600.0, "retry_waits": (0.01, 0.01, 0.01), "contended_wait": 0.01}
 
 
@@ -56,10 +62,10 @@ class World:
         issuer = TokenIssuer(stack.state.secret("jwt"))
         self._token_for: Callable[[str], str] = lambda owner: issuer.issue(owner, "test")
         self.channel = channel(stack.grpc("ai-core"))
-        self.ai_core = GrpcAiCore(self.channel, patience=AI_CORE.call_timeout)
+        self.ai_core = GrpcAiCore(self.channel, patience=PATIENCE)
         self.store = RedisQueueStore(client, "dashboard-ai", call=self._call)
         breaker = CircuitBreaker(AI_CORE.id, success_threshold=1, classify=is_dependency_failure)
-        self.policy = RowPolicy(AI_CORE, breaker=breaker)
+        self.policy = RowPolicy(AI_CORE, breaker=breaker, timeout=PATIENCE)
         self.drainer = self.another_drainer()
         writer = DurableWriter(self.policy, self.store, self.drainer, fallback=REDIS_QUEUE, settle_wait=3.0)
         creations = Creations(writer, SYSTEM_CLOCK, key_secret=b"k")
@@ -101,7 +107,8 @@ class World:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    async with Stack(tmp_path_factory.mktemp("d3"), Topology(only=COMPONENTS), port_base=None) as running:
+    topology = Topology(only=COMPONENTS, service_env={"ai-core": {"AI_CHAIN_TIMEOUT": "30s"}})
+    async with Stack(tmp_path_factory.mktemp("d3"), topology, port_base=None) as running:
         yield running
 
 
@@ -416,3 +423,71 @@ async def test_a_creation_that_ai_core_has_only_queued_is_kept_until_it_is_made(
     world.act_for(owner)
     assert await world.names() == ["Late"]
     assert (await world.ai_core.agent(agent_id)).value.name == "Late"
+
+
+async def simulator(stack: Stack, method: str, path: str, body: Any = None) -> Any:
+    """The simulated provider's admin API."""
+    url = f"{stack.url('providers')}/admin/{path}"
+    async with aiohttp.ClientSession() as session, session.request(method, url, json=body) as answer:
+        assert answer.status == 200
+        return await answer.json()
+
+
+async def order(stack: Stack, fault: str, **members: Any) -> None:
+    """What it is to do wrong with its first model."""
+    await simulator(stack, "DELETE", "calls")
+    await simulator(stack, "PUT", "faults/openai:gpt-4", {"fault": fault, **members})
+
+
+async def asked(stack: Stack) -> None:
+    """Returns when its first model has been asked."""
+    async with asyncio.timeout(5):
+        while "openai:gpt-4" not in await simulator(stack, "GET", "calls"):  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.02)
+
+
+async def ended(work: Awaitable[Any]) -> tuple[Exception | None, float]:
+    """What became of it, and seconds that it took."""
+    begun = time.monotonic()
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001 - it is looked at
+        return error, time.monotonic() - begun
+    return None, time.monotonic() - begun
+
+
+async def test_a_slow_model_is_waited_for_and_holds_nothing_up(world: World, stack: Stack) -> None:
+    agent_id, _ = await world.create(world.user())
+    await order(stack, "slow", seconds=2.5, times=1)  # longer than the row and a usual request
+    talk = asyncio.ensure_future(world.agents.chat(agent_id, "Hello", ""))
+    await asyncio.sleep(0)
+    error, seconds = await ended(world.ai_core.agents(1, None))
+    assert (error, seconds < QUICK, talk.done()) == (None, True, False)
+    reply = (await talk).value
+    assert (reply.model, reply.fallback_from, reply.simulated) == ("gpt-4", "", True)
+    assert world.policy.status().failures == 0
+
+
+@pytest.mark.row("D3")
+async def test_nobody_waits_as_long_for_a_frozen_ai_core(world: World, stack: Stack) -> None:
+    owner = world.user()
+    agent_id, _ = await world.create(owner)
+
+    async def chat(_: int = 0) -> None:
+        await world.agents.chat(agent_id, "Hello", "")
+
+    await order(stack, "hang", times=1)
+    begun = asyncio.ensure_future(chat())
+    await asked(stack)
+    await stack.freeze("ai-core")
+    frozen = [begun, *(asyncio.ensure_future(chat(at)) for at in range(2)), world.agents.page(owner, 5, None)]
+    for error, seconds in await asyncio.gather(*(ended(one) for one in frozen)):
+        assert error is None or isinstance(error, DependencyUnavailable), error
+        assert seconds < NOTICED
+    assert world.policy.status().failures >= 4, "each of them has told the circuit"
+    error, seconds = await ended(chat())
+    assert isinstance(error, DependencyUnavailable)
+    assert seconds < NOTICED
+    error, seconds = await ended(chat())
+    assert isinstance(error, CircuitBreakerOpen), "the fifth failure"
+    assert seconds < 0.1

@@ -19,10 +19,10 @@ from dashboard.degradation import AI_CORE
 from dashboard.inbound.http import agents as routes
 from dashboard.inbound.http.doors import Doorman
 from dashboard.inbound.outcome import Outcome
-from dashboard.outbound import ai_stream
+from dashboard.outbound import ai_core, ai_stream
 from dashboard.outbound.ai_core import GrpcAiCore
 from dashboard.usecases.assistant import Agents
-from resilience import Bulkhead, CircuitBreaker, Degradation, RowPolicy, Served
+from resilience import Bulkhead, BulkheadFull, CircuitBreaker, Degradation, RowPolicy, Served
 from service_kit import context
 from service_kit.errors import DependencyUnavailable, NotFound
 from service_kit.http import create_app
@@ -34,6 +34,10 @@ from service_kit.tokens import TokenIssuer, TokenVerifier
 
 SECRET = "a-secret-of-more-than-thirty-two-bytes"
 PLACES = 2
+REQUEST_SECONDS = 0.3
+"""What a request may usually take."""
+CALL_SECONDS = 1.0
+"""What AI Core may take for an answer."""
 PATH = "/api/v1/agents/a-1/chat"
 FALLBACK = Degradation("ai_core.providers", "openai:gpt-3.5-turbo", "open", 12.0)
 UNSAVED = Degradation("ai_core.postgres", "unsaved-history", "open", 4.0)
@@ -59,6 +63,10 @@ class AiCore(ai_pb2_grpc.AgentServiceServicer):
         self.users: list[str] = []
 
     async def Chat(self, request: Any, _context: Any) -> Any:
+        try:
+            await asyncio.sleep({"slow": 2 * REQUEST_SECONDS, "silent": 60}.get(request.message, 0))
+        finally:
+            self.ended.append(request.message)
         usage = ai_pb2.Usage(prompt_tokens=3, completion_tokens=2, cost=0.25)
         return told(reply="Hello.", usage=usage, finish_reason="stop")
 
@@ -111,6 +119,7 @@ class World:
         self.policy = policy
         self.places = places
         self.base = ""
+        self.line: grpc.aio.Channel
         self.session: aiohttp.ClientSession
 
     def ask(self, message: str, *, accept: str = "text/event-stream") -> Any:
@@ -133,7 +142,7 @@ def read_events(raw: bytes) -> list[tuple[str, Any]]:
 
 def runtime(name: str) -> ServiceRuntime:
     settings: dict[str, Any] = {"jwt_secret": SECRET, "admin_token": "q7Hf-93kd-Pz12-vvXe-admn", "_env_file": None}
-    made = ServiceRuntime(name, ServiceSettings(**settings, access_log="off"))
+    made = ServiceRuntime(name, ServiceSettings(**settings, access_log="off", request_timeout=REQUEST_SECONDS))
     made.phase = Phase.READY
     return made
 
@@ -156,24 +165,24 @@ async def serving(app: Any) -> AsyncIterator[str]:
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     theirs, ours = runtime("ai-core"), runtime("dashboard")
-    ai_core = AiCore()  # type: ignore[abstract] # only what the tests call
-    server = create_server(theirs, lambda server: ai_pb2_grpc.add_AgentServiceServicer_to_server(ai_core, server))
+    service = AiCore()  # type: ignore[abstract] # only what the tests call
+    server = create_server(theirs, lambda server: ai_pb2_grpc.add_AgentServiceServicer_to_server(service, server))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     breaker = CircuitBreaker(
         AI_CORE.id, failure_threshold=2, success_threshold=1, classify=is_dependency_failure, recovery_timeout=60
     )
-    policy = RowPolicy(AI_CORE, breaker=breaker, timeout=0.5)
+    policy = RowPolicy(AI_CORE, breaker=breaker, timeout=CALL_SECONDS)
     ours.policies[AI_CORE.id] = policy
     places = Bulkhead(AI_CORE.id, PLACES, 0)
     nobody: Any = None
     async with channel(f"127.0.0.1:{port}") as line, aiohttp.ClientSession() as session:
-        agents = Agents(GrpcAiCore(line, patience=0.5), policy, nobody, nobody, places=places)
+        agents = Agents(GrpcAiCore(line, patience=CALL_SECONDS), policy, nobody, nobody, places=places)
         sessions: Any = OpenSessions()
         outcome = Outcome(TokenVerifier(SECRET), sessions, ours.policies, policy, lambda _: False)
         router = routes.create_router(agents, outcome, Doorman(outcome, "admin"), chat_limit=1.5)
-        found = World(ai_core, server, policy, places)
-        found.session = session
+        found = World(service, server, policy, places)
+        found.session, found.line = session, line
         async with serving(create_app(ours, routers=[router], title="Dashboard")) as found.base:
             yield found
     await server.stop(0)
@@ -316,3 +325,32 @@ async def test_streams_have_places_of_their_own(world: World) -> None:
         async with world.ask("hello") as again:
             assert again.status == 200
     assert world.policy.breaker.state.value == "closed"
+
+
+async def test_a_whole_answer_may_take_longer_than_other_requests(world: World) -> None:
+    async with world.ask("slow", accept="application/json") as response:
+        assert (response.status, (await response.json())["reply"]) == (200, "Hello.")
+
+
+async def test_one_that_waits_for_a_whole_answer_and_leaves_ends_it_at_ai_core(world: World) -> None:
+    async def ask() -> None:
+        async with world.ask("silent", accept="application/json"):
+            pass
+
+    asking = asyncio.ensure_future(ask())
+    await until(lambda: world.policy.breaker.counts.started == 1)
+    asking.cancel()
+    await until(lambda: world.ai_core.ended == ["silent"])
+    assert world.policy.status().failures == 0, "nobody has waited until it was too late"
+
+
+async def test_whole_answers_have_places_of_their_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ai_core, "PATIENT", 1)
+    client = GrpcAiCore(world.line, patience=CALL_SECONDS)
+    context.bind(context.RequestContext("test", TokenIssuer(SECRET).issue("alice", "session")))
+    slow = asyncio.ensure_future(client.chat("a-1", "slow", ""))
+    await asyncio.sleep(0)
+    with pytest.raises(BulkheadFull):
+        await client.chat("a-1", "hello", "")
+    assert (await slow).value.reply == "Hello."
+    assert (await client.chat("a-1", "hello", "")).value.reply == "Hello."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 from urllib.parse import unquote
@@ -65,8 +66,16 @@ class App:
         fault = self.faults.pick(call)
         self.calls.count(call, faulted=fault is not None)
         if fault is not None:
-            return Misbehaviour(exchange, call, dialect, fault, self.settings).run()
-        return self._well(exchange, dialect, call)
+            return self._watched(call, Misbehaviour(exchange, call, dialect, fault, self.settings).run())
+        work = self._well(exchange, dialect, call)
+        return None if work is None else self._watched(call, work)
+
+    async def _watched(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            self.calls.left(call)
+            raise
 
     def _well(self, exchange: Exchange, dialect: Dialect, call: Call) -> Coroutine[Any, Any, None] | None:
         answer = dialect.answer(call, self.settings)

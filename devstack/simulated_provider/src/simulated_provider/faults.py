@@ -127,7 +127,10 @@ class Faults:
 
 
 class Calls:
-    """How often each name was called, in all and by kind; ``faulted``: how many of them went wrong by order."""
+    """How often each name was called, in all and by kind.
+
+    ``faulted``: how many of them went wrong by order; ``left``: how many callers did not wait for their answer.
+    """
 
     def __init__(self) -> None:
         self._counted: dict[str, Counter[str]] = {}
@@ -142,6 +145,10 @@ class Calls:
         counter[call.kind] += 1
         if faulted:
             counter["faulted"] += 1
+
+    def left(self, call: Call) -> None:
+        if (counter := self._counted.get(call.name)) is not None:
+            counter["left"] += 1
 
     def clear(self) -> None:
         self._counted.clear()

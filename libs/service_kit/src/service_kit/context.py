@@ -25,6 +25,7 @@ class RequestContext:
     """The state of one request. Mutable on purpose: work in child tasks adds to the same list."""
 
     __slots__ = (
+        "attend",
         "bearer",
         "degradations",
         "error",
@@ -45,6 +46,7 @@ class RequestContext:
         self.headers: list[tuple[bytes, bytes]] | None = None  # for the answer, whatever it will be
         self.error = ""  # the reason of the failed answer, for metrics
         self.rearm: Callable[[float | None], None] | None = None
+        self.attend: Callable[[], None] | None = None
         self.shape: Callable[[Any], Any] | None = None  # from an error to its response, where that is no problem+json
 
 
@@ -111,3 +113,14 @@ def allow(seconds: float | None) -> None:
     state = _current.get()
     if state and state.rearm:
         state.rearm(seconds)
+
+
+def attend() -> None:
+    """Cancel the work for the current HTTP request when its client leaves before an answer has begun.
+
+    For what is worth nothing to anybody else and costs something, such as a call of a model. Not for writes: whether
+    they happened must not hang on whether somebody waits. A call over gRPC is cancelled with its caller in any case.
+    """
+    state = _current.get()
+    if state and state.attend:
+        state.attend()

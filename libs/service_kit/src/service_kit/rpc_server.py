@@ -45,6 +45,7 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 MAX_CONCURRENT = 1000
 ANSWER_MARGIN = 0.05  # share of the caller's time kept for sending our answer, at most MAX_MARGIN seconds
 MAX_MARGIN = 0.05
+MAX_WORK_MARGIN = 0.25  # seconds at most kept for turning a failed call into an answer, of calls that may take long
 
 Handler = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Any]
 
@@ -202,7 +203,7 @@ class Wrapped:
 
     async def _handled(self, request: Any, call: grpc.aio.ServicerContext[Any, Any]) -> Any:
         limit = self._limit(call.time_remaining())
-        with deadline_scope(limit * (1 - ANSWER_MARGIN)):
+        with deadline_scope(_for_work(limit)):
             return await hard_timeout(self._handler(request, call), limit, name=self._method)
 
     def _limit(self, remaining: float | None) -> float:
@@ -243,12 +244,16 @@ class WrappedStream(Wrapped):
         limit = STREAM_SECONDS if remaining is None else self._limit(remaining)
         try:
             async with asyncio.timeout(limit) as timer, aclosing(self._handler(request, call)) as responses:
-                with deadline_scope(limit * (1 - ANSWER_MARGIN)):
+                with deadline_scope(_for_work(limit)):
                     await _send(responses, call)
         except TimeoutError as error:
             if not timer.expired():
                 raise
             raise CallTimeout(self._method, limit) from error
+
+
+def _for_work(limit: float) -> float:
+    return limit - min(MAX_WORK_MARGIN, limit * ANSWER_MARGIN)
 
 
 async def _send(responses: AsyncGenerator[Any, None], call: grpc.aio.ServicerContext[Any, Any]) -> None:

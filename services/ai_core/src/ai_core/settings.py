@@ -30,10 +30,14 @@ SIMULATED_KEY = "simulated"
 """The key with which a stack without a real one is started."""
 DATABASE_SHARE = 0.5
 """Seconds of a chat request for what is not the provider's."""
-CHAIN_SECONDS = 1.5
-"""For all providers together, so that a chat fits into the usual request."""
+CHAIN_SECONDS = 30.0
+"""For all providers together: a model takes ten seconds and more for a long answer."""
+SIMULATED_CHAIN_SECONDS = 1.5
+"""The same while only the simulated provider is asked: it answers at once, and a chat fits into a usual request."""
 ATTEMPT_SHARE = 0.6
 """Of the chain's time, for one provider: enough is left for the next one when the first hangs."""
+FIRST_TOKEN_SECONDS = 10.0
+"""A stream that has not begun by then does not: here a provider that hangs is known earlier than by a whole answer."""
 DEFAULT_CHAIN = ("openai:gpt-4", "openai:gpt-3.5-turbo", "anthropic:claude-sonnet-5-5")
 OPENAI, ANTHROPIC = "openai", "anthropic"
 OPENAI_URL, ANTHROPIC_URL = "https://api.openai.com/v1", "https://api.anthropic.com"
@@ -83,16 +87,18 @@ class Settings(ServiceSettings):
     elevenlabs_api_key: SecretStr = SecretStr("")
     elevenlabs_base_url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] = "https://api.elevenlabs.io"
     """Without ``/v1``, as its own SDK takes it."""
-    elevenlabs_model: Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")] = "eleven_flash_v2_5"
+    elevenlabs_model: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")] = "eleven_flash_v2_5"
     elevenlabs_voice: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{20}$")] = "JBFqnCBsd6RMkjVDRZzb"
-    openai_speech_model: Annotated[str, Field(pattern=r"^[\w./:-]{0,100}$")] = "tts-1"
+    openai_speech_model: Annotated[str, Field(pattern=r"^[A-Za-z0-9_./:-]{0,100}$")] = "tts-1"
     """Empty: what is at OPENAI_BASE_URL does not speak."""
-    openai_speech_voice: Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")] = "alloy"
+    openai_speech_voice: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")] = "alloy"
     ai_provider_timeout: PositiveSeconds | None = None
-    """For one provider's whole answer. To be raised, like the next one, for models that answer slowly."""
+    """For one provider's whole answer; None: 60 % of the chain's, so that the others get their share if it hangs."""
     ai_chain_timeout: PositiveSeconds | None = None
-    """For all providers of the chain together."""
+    """For all providers of the chain together; None: 30 s, and 1.5 s while all that is configured is simulated. The
+    Dashboard has the same setting, for how long it waits."""
     ai_first_token_timeout: PositiveSeconds | None = None
+    """Until a streamed answer has begun, at one provider; None: 10 s, or less where a whole answer gets less."""
     ai_stream_idle_timeout: PositiveSeconds = 10.0
     """Between two chunks of a streamed answer."""
     ai_response_cache_ttl: PositiveSeconds = 86_400.0
@@ -157,11 +163,23 @@ class Settings(ServiceSettings):
         return bool(self.provider_key(link.provider)) or url not in (OPENAI_URL, ANTHROPIC_URL)
 
     @property
+    def simulated(self) -> bool:
+        """Whether nobody real is asked: every key is the one of the simulated provider."""
+        keys = [self.provider_key(link.provider) for link in self.links if self.usable(link)]
+        spoken = self.elevenlabs_api_key.get_secret_value()
+        return bool(keys) and {*keys, spoken or SIMULATED_KEY} == {SIMULATED_KEY}
+
+    @property
     def times(self) -> Times:
-        """The limits of time of the chain."""
-        chain = self.ai_chain_timeout or max(CHAIN_SECONDS, self.ai_provider_timeout or 0.0)
+        """The limits of time of the chain.
+
+        With the defaults a chain of three that hangs is given up after 30 s: whole answers get 18, 6 and 6 s, streams
+        10 s each until they begin. Its third failure opens a link's circuit, and nobody waits for it any more.
+        """
+        usual = SIMULATED_CHAIN_SECONDS if self.simulated else CHAIN_SECONDS
+        chain = self.ai_chain_timeout or max(usual, self.ai_provider_timeout or 0.0)
         whole = min(chain, self.ai_provider_timeout or chain * ATTEMPT_SHARE)
-        first_token = min(chain, self.ai_first_token_timeout or whole)
+        first_token = min(chain, self.ai_first_token_timeout or min(whole, FIRST_TOKEN_SECONDS))
         return Times(whole=whole, chain=chain, first_token=first_token, idle=self.ai_stream_idle_timeout)
 
     def circuit(self, row: Row) -> tuple[int, float]:
@@ -177,6 +195,11 @@ class Settings(ServiceSettings):
         key = self.openai_api_key.get_secret_value()
         configured = self.ai_embedding_base_url or key not in ("", SIMULATED_KEY)
         return self.ai_embedding_model or (OPENAI_EMBEDDING_MODEL if configured else LOCAL_EMBEDDING_MODEL)
+
+    @property
+    def speech_timeout(self) -> float | None:
+        """Seconds for one provider of speech, half of the chain's; None: the row's, which suit the simulated one."""
+        return self.ai_provider_timeout or (None if self.simulated else self.times.chain / 2)
 
     @property
     def chat_limit(self) -> float | None:

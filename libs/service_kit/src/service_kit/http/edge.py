@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 log = logs.get_logger("http")
 
 ANSWER_MARGIN = 0.05  # share of the time limit kept for turning a failed call into an answer
+MAX_MARGIN = 0.25  # seconds of it at most: of a long limit too much would be kept from the work
 STREAM_LIMIT = 60.0  # seconds for the body of an answer that has begun in time
+NOTICE_SECONDS = 0.2  # until it is looked whether the client is still there; most answers are through by then
 LINGER_SECONDS = 2.0  # for reading on after a refused body, so that the client can read the answer
 LINGER_BYTES = 32_000_000
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -101,6 +103,7 @@ class Exchange:
         "_state",
         "_task",
         "_timer",
+        "_watch",
         "begun",
         "complete",
         "ended",
@@ -119,6 +122,7 @@ class Exchange:
         self._body: bytes | None = None
         self._span: ServerSpan | None = None
         self._answer: asyncio.Future[None] | None = None
+        self._watch: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self.begun = time.perf_counter()
         self.ended = 0.0
         self.started = self.complete = self.given_up = self.open_ended = self.events = False
@@ -130,6 +134,7 @@ class Exchange:
         self._state, framed, length, kind = _read(self._scope["headers"])
         context.bind(self._state)
         self._state.rearm = self.rearm
+        self._state.attend = self.attend
         for prefix, shape in edge.shapes:
             if self._scope["path"].startswith(prefix):
                 self._state.shape = shape
@@ -197,7 +202,7 @@ class Exchange:
             replace_deadline(None)
             return
         self._timer = asyncio.get_running_loop().call_later(seconds, self._expire, seconds)
-        replace_deadline(seconds * (1 - ANSWER_MARGIN))
+        replace_deadline(seconds - min(MAX_MARGIN, seconds * ANSWER_MARGIN))
 
     def _expire(self, seconds: float) -> None:
         self.give_up(RequestTimeout(f"The request was not answered within {seconds:g} s."))
@@ -218,6 +223,30 @@ class Exchange:
     async def _end_stream(self) -> None:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    # -- the client
+
+    def attend(self) -> None:
+        """Cancel the work when the client leaves before its answer has begun."""
+        if self._watch is None and not self.started:
+            self._watch = asyncio.get_running_loop().call_later(NOTICE_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._watch = asyncio.get_running_loop().create_task(self._until_left())
+
+    async def _until_left(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self.started or self.given_up:
+            return
+        self.given_up = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _look_away(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
     # -- the way out
 
     async def send(self, message: Message) -> None:
@@ -235,6 +264,7 @@ class Exchange:
 
     def _begin(self, message: Message) -> Message:
         self.started = True
+        self._look_away()
         self.status = message["status"]
         headers = list(message["headers"])
         if (b"content-type", _EVENT_STREAM) in headers or (b"content-type", _EVENT_STREAM_UTF8) in headers:
@@ -308,9 +338,10 @@ class Exchange:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._look_away()
         runtime, state = self._edge.runtime, self._state
         runtime.in_flight.discard(self)
-        state.rearm = None  # breaks the cycle between state and exchange: no work for the collector
+        state.rearm = state.attend = None  # breaks the cycle between state and exchange: no work for the collector
         seconds = (self.ended or time.perf_counter()) - self.begun
         method = self._scope["method"]
         route, status = self.route, self.status or 499  # 499: the client left before an answer

@@ -27,7 +27,7 @@ from ai_core.usecases.agents import Agents
 from ai_core.usecases.chat import Chat
 from ai_core.usecases.writes import Made
 from resilience import Served
-from service_kit.context import allow
+from service_kit.context import allow, attend
 from service_kit.http import problem_responses, queued_answer, served_json, stamp
 
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT, pattern=f"^{VISIBLE_PATTERN}$")]
@@ -175,6 +175,7 @@ def create_router(agents: Agents, chat: Chat, outcome: Outcome, *, chat_limit: f
     @router.post("/{agent_id}/chat", response_model=ChatReply, responses={**problem_responses(409), **RESPONSES})
     async def talk(agent_id: AgentId, body: ChatMessage, user: caller, accept: Accept = "") -> Response:
         """Say something to an agent; with ``Accept: text/event-stream`` the answer comes as server-sent events."""
+        attend()
         if chat_limit is not None:
             allow(chat_limit)
         asked = user, agent_id, body.message, body.conversation_id or ""

@@ -27,7 +27,7 @@ from ai_core.model import (
 from ai_core.usecases.language import Language
 from ai_core.usecases.memories import Memories
 from ai_core.usecases.speech import Speeches
-from service_kit.context import allow
+from service_kit.context import allow, attend
 from service_kit.http import problem_responses, served_json, stamp
 
 Text = Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT, pattern=f"^{VISIBLE_PATTERN}$")]
@@ -162,6 +162,7 @@ def create_router(
     @router.post("/translate")
     async def translate(body: ToTranslate, user: caller) -> TranslationView:
         """Translate a text."""
+        attend()
         if chat_limit is not None:
             allow(chat_limit)
         made = await outcome.of(language.translate(user, body.text, body.target_language, body.source_language or ""))
@@ -176,6 +177,7 @@ def create_router(
     @router.post("/speech", dependencies=[Depends(outcome.caller)])
     async def speak(body: ToSpeak) -> SpeechView:
         """Speak a text; while nobody can, it comes back without audio, and is marked."""
+        attend()
         if chat_limit is not None:
             allow(chat_limit)
         made = await outcome.of(speeches.speak(body.text, body.voice))

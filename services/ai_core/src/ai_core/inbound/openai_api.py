@@ -28,7 +28,7 @@ from ai_core.usecases.chain import Chain, StreamBroken
 from ai_core.usecases.embeddings import LOCAL, Embedded, Embeddings
 from ai_core.usecases.streams import Stream
 from resilience import Served
-from service_kit.context import allow
+from service_kit.context import allow, attend
 from service_kit.errors import translate
 from service_kit.http import EventStream, json_response, stamp
 
@@ -64,6 +64,7 @@ def create_router(
         outcome.caller()
         asked = wire.embedding_request(await request.body())
         allow(EMBED_SECONDS)
+        attend()
         made = await outcome.of(_embedded(embeddings, asked))
         return json_response(_embedding_list(asked, made))
 
@@ -145,6 +146,7 @@ class _Gateway:
             yield ("auralink", LOCAL) if provider == LOCAL else (provider, model)
 
     def _allow(self) -> None:
+        attend()
         if self._limit is not None:
             allow(self._limit)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from ai_core.model import Agent, Conversation, Cursor, Page, Turn, page_of
+from ai_core.model import HISTORY_TURNS, Agent, Conversation, Cursor, Page, Turn, page_of
 from resilience import Operation
 
 
@@ -73,7 +73,7 @@ def _went_on(conversation: Conversation | None, operation: Operation) -> Convers
     given, at = operation.payload, operation.payload["at"]
     said = [Turn(turn["role"], turn["content"], at) for turn in given["turns"]]
     before = conversation or Conversation(given["id"], at)
-    turns = sorted((*before.turns, *said), key=lambda turn: turn.at)
+    turns = sorted((*before.turns, *said), key=lambda turn: turn.at)[-HISTORY_TURNS:]  # as the database will keep it
     return replace(before, turns=tuple(turns), updated_at=max(before.updated_at, at))
 
 

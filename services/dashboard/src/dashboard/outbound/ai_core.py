@@ -26,7 +26,7 @@ from dashboard.model import (
 from dashboard.outbound.ai_stream import STREAM_IDLE_SECONDS, STREAM_SECONDS, GrpcReplyStream, reply_of
 from dashboard.outbound.peer import seconds
 from dashboard.ports import ReplyStream
-from resilience import Operation, OperationRecord, OperationStatus, Served
+from resilience import Bulkhead, Operation, OperationRecord, OperationStatus, Served
 from service_kit.errors import NotFound
 from service_kit.rpc_client import Caller
 
@@ -34,17 +34,26 @@ QUICK = 1.2
 """Seconds for a call that needs no provider: more than AI Core gives its database, and little enough that what serves
 instead of a frozen AI Core still answers in time."""
 
+PATIENT = 128
+"""Calls at a time that may have to wait for a provider; whoever comes beyond is refused at once."""
+
 T = TypeVar("T")
 
 _READY = ai_pb2.EMBEDDING_STATUS_READY
 
 
 class GrpcAiCore:
-    """See the port. ``patience``: seconds for a call that may have to wait for a provider."""
+    """See the port. ``patience``: seconds for a call that may have to wait for a provider.
+
+    Such a call outlives all others, but not AI Core: the channel's keepalive ends it at most 1.5 s after a frozen AI
+    Core has shown for the last time that it lives, and the row's circuit learns of it. It has places of its own:
+    however many providers are slow, ordinary calls keep theirs.
+    """
 
     def __init__(self, channel: grpc.aio.Channel, *, patience: float) -> None:
         self._caller = Caller(AI_CORE)
         self._patience = patience
+        self._places = Bulkhead(f"{AI_CORE.id}.patient", PATIENT, 0)
         self._agents = ai_pb2_grpc.AgentServiceStub(channel)
         self._memories = ai_pb2_grpc.MemoryServiceStub(channel)
         self._language = ai_pb2_grpc.LanguageServiceStub(channel)
@@ -187,7 +196,11 @@ class GrpcAiCore:
         return await self._caller.unary(method, request, timeout=QUICK)
 
     async def _patient(self, method: Callable[..., Any], request: object) -> Served[Any]:
-        return await self._caller.unary(method, request, timeout=self._patience)
+        await self._places.acquire()
+        try:
+            return await self._caller.unary(method, request, timeout=self._patience)
+        finally:
+            self._places.release()
 
 
 def _made(answer: Any, value: T) -> Made[T]:

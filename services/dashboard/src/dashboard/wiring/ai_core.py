@@ -12,12 +12,13 @@ from dashboard.inbound.http import agents, ai, conversations
 from dashboard.inbound.http.doors import Doorman
 from dashboard.inbound.outcome import Outcome
 from dashboard.outbound.ai_copies import AiCoreCopies
-from dashboard.outbound.ai_core import GrpcAiCore
+from dashboard.outbound.ai_core import PATIENT, GrpcAiCore
 from dashboard.outbound.ai_queue import AiQueueTarget
 from dashboard.outbound.all_queues import AllQueues
 from dashboard.ports import Announce, silent
 from dashboard.settings import Settings
 from dashboard.usecases.assistant import (
+    STREAMS,
     Agents,
     Conversations,
     Language,
@@ -50,7 +51,8 @@ class AiCorePart:
     ) -> None:
         self._announce = announce
         self.channel = channel(settings.ai_core_grpc)
-        self.policy = peer_policy(runtime, AI_CORE, self.channel, timeout=settings.chat_limit)
+        limit, patient = settings.chat_limit, PATIENT + STREAMS
+        self.policy = peer_policy(runtime, AI_CORE, self.channel, timeout=limit, patient=patient)
         secret = settings.jwt_secret.get_secret_value()
         issuer = TokenIssuer(secret, lifetime=TOKEN_SECONDS)
         self._chat_limit = settings.chat_limit

@@ -147,6 +147,7 @@ def create_router(agents: Agents, outcome: Outcome, doorman: Doorman, *, chat_li
     @router.post("/{agent_id}/chat", response_model=chats.ReplyView, responses=chats.RESPONSES)
     async def chat(agent_id: AnyId, body: ChatMessage, accept: chats.Accept = None) -> Response:
         """Say something to an agent; with `Accept: text/event-stream` the answer comes as events."""
+        context.attend()
         if chat_limit is not None:
             context.allow(chat_limit)
         asked = agent_id, body.message, body.conversation_id or ""

@@ -181,6 +181,7 @@ def create_router(
 
 
 def _allow(limit: float | None) -> None:
+    context.attend()
     if limit is not None:
         context.allow(limit)
 
