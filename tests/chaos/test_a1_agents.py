@@ -18,7 +18,7 @@ MANY = 12
 """Things said in a test, so few that all of them fit into a history."""
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze", "cut"])
+@pytest.mark.parametrize("fault", ["kill", "freeze", "delay", "cut"])
 async def test_under_load_reads_are_stale_writes_queued_and_chats_remembered(platform: Platform, fault: str) -> None:
     talkers = [await talker(platform) for _ in range(3)]
     for one in talkers:
@@ -90,11 +90,14 @@ async def test_a_queued_write_says_so_and_is_found_by_its_owner_only(platform: P
         return bool((await one.call("GET", status)).body.get("status") == "applied")
 
     await eventually(applied, "the queued creation is applied", RECOVERY + 5)
+    # The drain may be done before the circuit has closed, or even opened: what waited for the frozen server fails late.
+    await platform.in_state("postgres", "closed", at=(AT,), limit=RECOVERY)
     assert (await other.call("GET", status)).status == 404
     live = await one.call("GET", AGENTS)
-    assert ("pending" in live.body, [agent["name"] for agent in live.body["items"]]) == (False, ["Later", "Ada"])
+    assert ("stale" in live.body, "pending" in live.body) == (False, False), live
+    assert [agent["name"] for agent in live.body["items"]] == ["Later", "Ada"], live
     made = await one.call("POST", AGENTS, {"name": "Later"}, Idempotency_Key=key)
-    assert (made.status, made.body["id"]) == (201, live.body["items"][0]["id"])
+    assert (made.status, made.body.get("id")) == (201, live.body["items"][0]["id"]), made
 
 
 async def test_a_conversation_keeps_its_order_over_two_outages(platform: Platform) -> None:
@@ -136,7 +139,8 @@ async def test_through_the_dashboard_the_promise_is_the_same(platform: Platform)
         assert (told.status, told.body["status"]) in ((200, "queued"), (200, "applying")), told
     assert await platform.circuit("ai-core") == "closed", "an answer of a living service is no failure of it"
     await platform.stack.heal("postgres")
-    await platform.in_state("postgres", "closed", at=(AT,), limit=RECOVERY + 2)
+    for at in ((AT,), platform.dashboards):  # each has a circuit of its own
+        await platform.in_state("postgres", "closed", at=at, limit=RECOVERY + 2)
     await settled(platform)
     await platform.drained()
     for answer in (queued, preferred, made):

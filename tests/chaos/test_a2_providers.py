@@ -118,7 +118,7 @@ async def test_two_links_broken_in_different_ways(talk: Talk) -> None:
     await talk.well()
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze", "cut"])
+@pytest.mark.parametrize("fault", ["kill", "freeze", "delay", "cut"])
 async def test_without_any_provider_it_says_so_and_heals(talk: Talk, fault: str) -> None:
     translation = {"text": f"Good morning, {fault}", "target_language": "de"}
     known = fine(await talk.platform.call("POST", "/api/v1/translate", talk.account, json=translation))

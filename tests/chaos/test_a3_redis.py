@@ -18,7 +18,7 @@ SOON = 0.5
 """Seconds for an answer once the circuit of Redis is open."""
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze", "cut"])
+@pytest.mark.parametrize("fault", ["kill", "freeze", "delay", "cut"])
 async def test_under_load_nothing_breaks_and_one_line_says_so(platform: Platform, fault: str) -> None:
     talkers = [await talker(platform) for _ in range(3)]
     log = Log(platform, AT)

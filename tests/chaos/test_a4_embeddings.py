@@ -25,6 +25,8 @@ FAILURES = 3
 DEADLINE = 2.4  # s
 RECOVERY = 5.0  # s
 NOTES = 12
+WHOLE = ("kill", "freeze", "delay")
+"""Faults of the provider's process; the others are of its embeddings."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -50,14 +52,14 @@ async def nothing_ordered(platform: Platform) -> AsyncIterator[None]:
 
 async def breaks(platform: Platform, fault: str) -> None:
     """The provider as a whole is gone, or only its embeddings are not well."""
-    if fault in ("kill", "freeze"):
+    if fault in WHOLE:
         await getattr(platform.stack, fault)("providers")
     else:
         await Simulator(platform).order(TARGET, fault, seconds=30)
 
 
 async def mends(platform: Platform, fault: str) -> None:
-    if fault in ("kill", "freeze"):
+    if fault in WHOLE:
         await platform.stack.heal("providers")
     else:
         await Simulator(platform).clear()
@@ -84,7 +86,7 @@ async def opened(keeper: Keeper) -> None:
     await eventually(is_open, "the circuit of the embedding provider is open")
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze", "hang", "error", "malformed"])
+@pytest.mark.parametrize("fault", [*WHOLE, "hang", "error", "malformed"])
 async def test_memories_are_kept_found_and_embedded_later_in_order_once(platform: Platform, fault: str) -> None:
     keeper = await Keeper(platform).warmed()
     await keeper.embedded([LOCAL, REMOTE])

@@ -144,7 +144,7 @@ async def test_the_text_comes_back_when_nobody_speaks(
     await well(platform, account)
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze", "cut"])
+@pytest.mark.parametrize("fault", ["kill", "freeze", "delay", "cut"])
 async def test_without_any_provider_process(platform: Platform, accounts: list[Account], fault: str) -> None:
     account = accounts[4]
     await well(platform, account)

@@ -89,14 +89,18 @@ async def test_an_extension_that_was_only_dropped_is_created_again_by_the_servic
     assert texts(await keeper.find("where is my bike")) == ["The bicycle is in the cellar."]
 
 
-async def test_without_the_database_it_is_row_a1(platform: Platform) -> None:
+@pytest.mark.parametrize("fault", ["kill", "delay"])
+async def test_without_the_database_it_is_row_a1(platform: Platform, fault: str) -> None:
     """What is gone then is the database: the copy is searched, and row A6 does not speak for it."""
     keeper = await Keeper(platform).warmed()
     assert len(texts(await keeper.listed())) == 1
-    await platform.stack.kill("postgres")
+    await getattr(platform.stack, fault)("postgres")
     for _ in range(3):
         answer = await keeper.find("bicycle cellar")
+        assert answer.seconds < DEADLINE, answer
         assert (answer.status, answer.body["search"], answer.body["stale"]) == (200, "full-text", True), answer
         assert answer.headers["x-fallback-used"] == "redis-cache"
     assert await platform.circuit(VECTORS, AI_CORE) == "closed"
     await platform.stack.heal("postgres")
+    await platform.in_state("postgres", "closed", at=(AI_CORE,), limit=RECOVERY)
+    assert not by_words(await keeper.find("where is my bike"))

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 from tests.harness.checker import Outage
 from tests.harness.platform import Platform, eventually
+from tests.harness.routes import PROVIDERS
 from tests.harness.run import Run
+from tests.harness.simulator import Simulator
 from tests.soak.nemesis import Episode, Fault
 
+TOKEN = 0.02  # s between two tokens: an answer takes half a second, so that faults meet streams in the middle
 GIVEN_UP = 20.0  # s after which a recovery is given up and the run goes on
 
 Say = Callable[[str], None]
@@ -55,6 +58,7 @@ class Soak:
 
     async def through(self, episodes: Iterable[Episode], seconds: float) -> None:
         """As many episodes as begin within so many seconds."""
+        await self._paced()
         for episode in episodes:
             if time.monotonic() - self._begun > seconds:
                 return
@@ -83,7 +87,14 @@ class Soak:
         await asyncio.wait([watching])
         noticed = math.inf if watching.cancelled() else watching.result()
         healed = await stack.heal(component)
+        if component == PROVIDERS and healed.accepts:
+            await self._paced()
         return Broken(fault, start, noticed, healing, await self._recovered(component) if healed.accepts else math.inf)
+
+    async def _paced(self) -> None:
+        """A new process has forgotten it."""
+        if PROVIDERS in self._platform.stack.units:
+            await Simulator(self._platform).pace(TOKEN)
 
     async def _noticed(self, component: str) -> float:
         """When all circuits of the Dashboards to the component are open."""
@@ -101,8 +112,10 @@ class Soak:
         begun = time.monotonic()
 
         async def closed() -> bool:
-            # Unknown is a service that does not answer: another fault of the same episode, which has its own time.
-            return set(await self._platform.circuits(component)) <= {"closed", "unknown"}
+            # A service that is broken itself has its own time, and its page may be as slow as its answers.
+            units, services = self._platform.stack.units, self._platform.stack.topology.services
+            well = [name for name in services if not units[name].faults]
+            return set(await self._platform.circuits(component, well)) <= {"closed", "unknown"}
 
         with suppress(AssertionError):
             await eventually(closed, f"circuits of {component} closed", GIVEN_UP)

@@ -54,6 +54,7 @@ def judge(events: Sequence[Event], before: Database, after: Database, past: Sequ
         _none("accepted writes lost, doubled or out of order", sum(count[rule] for rule in LOSSES)),
         _none("answers after their deadline", count["in time"]),
         _none("requests without an answer, or with a status that is not documented", count["answered"]),
+        _none("streams that stopped without saying how", count["ended"]),
         _at_most("errors among readable requests", [event for event in promised if event.kind in READABLE]),
         _at_least("useful answers where the matrix promises one", promised),
         _in_time("slowest recovery", recoveries),
@@ -98,6 +99,7 @@ def usage(events: Sequence[Event]) -> str:
     answers: dict[str, Counter[str]] = {}
     for event in events:
         how = f"{event.status or 'none'}{' degraded' if event.degraded else ''}"
+        how += " broken off" if event.body.get("ended") == "error" else ""
         answers.setdefault(event.kind, Counter())[how] += 1
     return "\n".join(
         f"  {kind:<11} {', '.join(f'{count} × {how}' for how, count in found.most_common())}"

@@ -27,9 +27,13 @@ class Habit:
 HABITS: Mapping[str, Habit] = {
     "read": Habit("GET", "/users/{user}", READ_EVERY),
     "write": Habit("PATCH", "/users/{user}", WRITE_EVERY, lambda number: {"display_name": f"name {number}"}),
+    "agent": Habit("GET", "/agents/{agent}", 2 * READ_EVERY),
+    "rename": Habit("PATCH", "/agents/{agent}", WRITE_EVERY, lambda number: {"name": f"name {number}"}),
     "chat": Habit("POST", "/agents/{agent}/chat", body=lambda number: {"message": f"Question {number}"}),
     "translate": Habit("POST", "/translate", body=lambda number: {"text": f"Text {number}", "target_language": "fr"}),
     "note": Habit("POST", "/memories", 2 * OTHER_EVERY, lambda number: {"text": f"Note {number}"}),
+    "find": Habit("GET", "/memories/search?q=spare+key", 2 * READ_EVERY),
+    "voice": Habit("POST", "/speech", body=lambda number: {"text": f"Sentence {number}"}),
     "room": Habit("GET", "/rooms/{room}", 2 * READ_EVERY),
     "ticket": Habit("POST", "/rooms/{room}/token"),
 }

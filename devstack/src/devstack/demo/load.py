@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
-from devstack.demo.habits import HABITS
+from devstack.demo.habits import HABITS, READ_EVERY
 
 CALL_LIMIT = 10.0  # s: far beyond the promise, so that a broken promise is seen as what it is
+
+SETTLING = 30.0  # s
+NOT_YET = (429, 503)
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Call:
     fallback: str = ""
     queued: bool = False
     operation: str = ""
-    name: str = ""  # the display name that was written or read
+    name: str = ""  # what was written or read: a display name, or an agent's
     message: str = ""  # an error's text
     waits: bool = False  # it says when to come back
     error: str = ""
@@ -37,10 +40,12 @@ class Call:
 
 @dataclass
 class User:
-    """A registered user with a session, a room and an agent, and the history of all calls."""
+    """A registered user with a session, a room, an agent and a memory, and the history of all calls. ``url``: the
+    service that is used; ``home``: the Dashboard, which knows the account."""
 
     session: aiohttp.ClientSession
     url: str
+    home: str
     kinds: Sequence[str] = ("read", "write")
     id: str = ""
     token: str = ""
@@ -56,6 +61,7 @@ class User:
 
         Raises:
             aiohttp.ClientError: refused.
+            TimeoutError: not possible for ``SETTLING`` seconds.
         """
         account = {"email": f"demo-{secrets.token_hex(6)}@example.com", "password": secrets.token_urlsafe(16)}
         made = await self._post("/users", {**account, "display_name": "name 0"})
@@ -63,11 +69,33 @@ class User:
         self.id, self.token = made["id"], login["access_token"]
         self.room = (await self._post("/rooms", {"name": "Room"}))["id"]
         self.agent = (await self._post("/agents", {"name": "Agent"}))["id"]
+        await self._post("/memories", {"text": "The spare key lies under the third flowerpot."})
 
     async def _post(self, path: str, body: dict[str, str]) -> dict[str, Any]:
-        url, headers = f"{self.url}/api/v1{path}", self._headers()
-        async with self.session.post(url, json=body, headers=headers, raise_for_status=True) as response:
-            return dict(await response.json())
+        """Asks again, for the same thing, while the platform is still on its way: it is ready before its tables are."""
+        url, headers = f"{self.home}/api/v1{path}", {**self._headers(), "Idempotency-Key": secrets.token_hex(8)}
+        async with asyncio.timeout(SETTLING):
+            while True:
+                async with self.session.post(url, json=body, headers=headers) as response:
+                    if response.status not in NOT_YET:
+                        response.raise_for_status()
+                        return dict(await response.json())
+                await asyncio.sleep(READ_EVERY)
+
+    async def settle_in(self) -> None:
+        """Waits until everything that the user does is answered by the real thing: models are loaded, memories
+        embedded. What was answered before is forgotten.
+
+        Raises:
+            TimeoutError: it is not after ``SETTLING`` seconds.
+        """
+        async with asyncio.timeout(SETTLING):
+            for kind in self.kinds:
+                await self.call(kind)
+                while self.calls[-1].degraded or not 200 <= self.calls[-1].status < 300:
+                    await asyncio.sleep(READ_EVERY)
+                    await self.call(kind)
+        self.calls.clear()
 
     async def work(self) -> None:
         """Each kind of request at its pace until ``leaving`` is set, then waits for the answers that are under way.
@@ -98,7 +126,7 @@ class User:
         """One request of a kind."""
         habit, self.made = HABITS[kind], self.made + 1
         path, body = habit.path.format(user=self.id, room=self.room, agent=self.agent), habit.body(self.made)
-        name = str((body or {}).get("display_name", ""))
+        name = _name(body or {})
         phase, begun = self.phase, time.monotonic()
         try:
             async with self.session.request(
@@ -121,11 +149,15 @@ class User:
                 fallback=response.headers.get("X-Fallback-Used", ""),
                 queued=bool(answer.get("queued")),
                 operation=str(answer.get("operation_id") or ""),
-                name=name or str(answer.get("display_name", "")),
+                name=name or _name(answer),
                 message=str(answer.get("message", "")),
                 waits="Retry-After" in response.headers,
             )
         )
+
+
+def _name(content: Mapping[str, Any]) -> str:
+    return str(content.get("display_name") or content.get("name") or "")
 
 
 def session() -> aiohttp.ClientSession:

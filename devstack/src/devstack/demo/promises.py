@@ -18,7 +18,8 @@ class Observed:
 
     calls: tuple[Call, ...]
     recovery: float | None  # s until the circuit was closed and the queue empty; None: not within the limit
-    final_name: str = ""  # the display name at the end, from the database
+    final_name: str = ""  # at the end, from the database
+    noticed: bool = False  # the circuits were open when the fault ended
     operations: Mapping[str, str] = field(default_factory=dict)  # status of each queued write at the end
 
     def during(self, kind: str = "") -> list[Call]:
@@ -95,11 +96,16 @@ def does_not_notice(*kinds: str) -> Check:
     return check
 
 
-def writes_are_kept(seen: Observed) -> str:
-    refused = [call for call in seen.during("write") if call.status >= 300 and not call.queued]
-    if refused:
-        return f"{len(refused)} writes were refused ({sorted({call.status for call in refused})})"
-    return "" if any(call.queued for call in seen.during("write")) else "no write was queued"
+def is_kept(kind: str) -> Check:
+    """A write is made at once or queued, and never refused."""
+
+    def check(seen: Observed) -> str:
+        refused = [call for call in seen.during(kind) if call.status >= 300 and not call.queued]
+        if refused:
+            return f"{len(refused)} {kind}s were refused ({sorted({call.status for call in refused})})"
+        return "" if any(call.queued for call in seen.during(kind)) else f"no {kind} was queued"
+
+    return check
 
 
 def queued_writes_are_applied(seen: Observed) -> str:
@@ -107,10 +113,19 @@ def queued_writes_are_applied(seen: Observed) -> str:
     return f"queued writes ended as {left}" if left else ""
 
 
-def the_last_accepted_write_wins(seen: Observed) -> str:
-    accepted = [call for call in seen.calls if call.kind == "write" and (call.status == 200 or call.queued)]
-    last = max((int(call.name.rpartition(" ")[2]) for call in accepted), default=0)
-    return "" if seen.final_name == f"name {last}" else f"the database has {seen.final_name!r}, not 'name {last}'"
+def the_last_accepted_wins(kind: str) -> Check:
+    """The database has what the last accepted write of the kind wrote."""
+
+    def check(seen: Observed) -> str:
+        accepted = [call for call in seen.calls if call.kind == kind and (call.status == 200 or call.queued)]
+        last = max((int(call.name.rpartition(" ")[2]) for call in accepted), default=0)
+        return "" if seen.final_name == f"name {last}" else f"the database has {seen.final_name!r}, not 'name {last}'"
+
+    return check
+
+
+def its_circuit_opens(seen: Observed) -> str:
+    return "" if seen.noticed else "its circuit was not open"
 
 
 def recovers_in_time(seen: Observed) -> str:
