@@ -3,11 +3,14 @@
 import asyncio
 import json
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 import aiohttp
 import pytest
+
+from service_kit.telemetry import EXPORT_TIMEOUT, TRACER_SHUTDOWN
 
 
 async def ready(session: aiohttp.ClientSession, base: str, limit: float = 15.0) -> None:
@@ -53,11 +56,30 @@ async def test_sigterm_drains(start: Callable[..., Any]) -> None:
     assert {"/api/v1/slow", "/api/v1/hello"} <= {line.get("route") for line in lines}
 
 
+async def test_a_request_that_comes_while_draining_is_answered_as_well(start: Callable[..., Any]) -> None:
+    process = start(REQUEST_TIMEOUT="5s", DRAIN_TIMEOUT="8s")
+    base = f"http://127.0.0.1:{process.http}"
+    async with aiohttp.ClientSession() as session:
+        await ready(session, base)
+        first = asyncio.create_task(get(session, f"{base}/api/v1/slow?seconds=1"))
+        await get(session, f"{base}/api/v1/hello")
+        process.terminate()
+        async with asyncio.timeout(2.5):
+            while (await get(session, f"{base}/health/ready"))[0] != 503:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.01)
+        second = asyncio.create_task(get(session, f"{base}/api/v1/slow?seconds=2.5"))
+        assert await first == await second == (200, b"done")
+    assert (await process.ended())[0] == 0
+
+
 async def test_the_drain_is_bounded(start: Callable[..., Any]) -> None:
     process = start(REQUEST_TIMEOUT="30s", DRAIN_TIMEOUT="300ms")
     base = f"http://127.0.0.1:{process.http}"
     async with aiohttp.ClientSession() as session:
         await ready(session, base)
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(f"{base}/ws")
+        assert refused.value.status == 404  # a service without a WebSocket answers as for any other path
         slow = asyncio.create_task(get(session, f"{base}/api/v1/slow?seconds=30"))
         await get(session, f"{base}/api/v1/hello")
         process.terminate()
@@ -96,3 +118,24 @@ async def test_no_collector_hurts_neither_start_nor_stop(start: Callable[..., An
     assert code == 0
     requests = [json.loads(line) for line in out.splitlines() if '"request"' in line]
     assert {line["trace_id"] for line in requests} == {trace}
+
+
+async def test_a_frozen_collector_slows_neither_answers_nor_the_stop(start: Callable[..., Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as frozen:  # the kernel accepts, and nobody ever answers
+        endpoint = f"http://127.0.0.1:{frozen.getsockname()[1]}"
+        # Small batches: the last spans are many of them, and each one would wait for the exporter's whole limit.
+        small = {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8", "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        process = start(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, **small)
+        base, slowest = f"http://127.0.0.1:{process.http}", 0.0
+        async with aiohttp.ClientSession() as session:
+            await ready(session, base)
+            for _ in range(48):
+                begun = time.monotonic()
+                assert (await get(session, f"{base}/api/v1/hello"))[0] == 200
+                slowest = max(slowest, time.monotonic() - begun)
+        assert slowest < EXPORT_TIMEOUT / 2
+        begun = time.monotonic()
+        process.terminate()
+        code, _, _ = await process.ended()
+    assert code == 0
+    assert time.monotonic() - begun < TRACER_SHUTDOWN + 3

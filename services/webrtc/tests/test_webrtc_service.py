@@ -19,7 +19,8 @@ from service_kit.redis_client import create_client
 from service_kit.rpc_client import channel
 from service_kit.rpc_errors import from_grpc
 from service_kit.tokens import TokenIssuer
-from webrtc.degradation import REDIS
+from services.webrtc.tests.signalling_world import Client as Peer
+from webrtc.degradation import MEMORY_ROOMS, REDIS
 from webrtc.model import ROOMS_PER_OWNER, Room, TooManyRooms
 from webrtc.outbound.redis import RedisRooms
 
@@ -28,8 +29,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 COMPONENTS = frozenset({"redis", "webrtc"})
 ROOMS = "/api/v1/rooms"
 DEADLINE = 2.0  # s, every request's
+SOON = 0.3  # s for an answer once the circuit is open
 RECOVERY = 5.0  # s from the dependency's return to its use
-TURN = {"TURN_URLS": "turn:turn.test:3478", "TURN_SECRET": "a-turn-secret"}
 
 
 class Answer:
@@ -86,7 +87,7 @@ async def until(condition: Callable[[], Awaitable[bool]], limit: float = RECOVER
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    topology = Topology(only=COMPONENTS, service_env={"webrtc": TURN})
+    topology = Topology(only=COMPONENTS)
     async with Stack(tmp_path_factory.mktemp("webrtc"), topology, port_base=None) as running:
         yield running
 
@@ -130,10 +131,7 @@ async def test_a_rooms_life_over_http(stack: Stack, alice: Client, bob: Client) 
     claims = jwt.decode(ticket["token"], stack.state.secret("jwt"), algorithms=["HS256"], audience="webrtc")
     assert (claims["sub"], claims["room"]) == ("bob", made.body["id"])
     assert ticket["ws_url"].endswith("/ws")
-    turn = ticket["ice_servers"][-1]
-    assert turn["urls"] == ["turn:turn.test:3478"]
-    assert turn["username"].endswith(":bob")
-    assert int(turn["username"].split(":")[0]) > time.time()
+    assert [server["urls"][0].partition(":")[0] for server in ticket["ice_servers"]] == ["stun"]
     forbidden = await bob.http("DELETE", path)
     assert (forbidden.status, forbidden.body["error"]) == (403, "FORBIDDEN")
     assert (await alice.http("DELETE", path)).status == 204
@@ -149,7 +147,7 @@ async def test_the_same_over_grpc(alice: Client, bob: Client) -> None:
     assert ticket.token
     assert ticket.expires_in == 3600
     servers = (await bob.rpc("GetIceServers", webrtc_pb2.GetIceServersRequest())).ice_servers
-    assert servers[-1].credential
+    assert servers[-1].urls
     listed = (await alice.rpc("ListRooms", webrtc_pb2.ListRoomsRequest(page_size=1))).items
     assert [one.id for one in listed] == [room.id]
     code, _ = await bob.rpc_error("DeleteRoom", webrtc_pb2.DeleteRoomRequest(id=room.id))
@@ -211,30 +209,51 @@ async def test_bad_callers_ids_and_cursors_are_refused(alice: Client) -> None:
 
 @pytest.mark.row("webrtc.redis")
 @pytest.mark.parametrize("fault", ["kill", "freeze", "cut", "delay"])
-async def test_a_lost_redis_is_said_and_survived(stack: Stack, alice: Client, fault: str) -> None:
-    room = await alice.room()
+async def test_without_redis_known_and_new_rooms_are_served_from_memory_and_the_answer_says_so(
+    stack: Stack, alice: Client, fault: str
+) -> None:
+    room, doomed = await alice.room(), await alice.room()
     await getattr(stack, fault)("redis")
     try:
-        for _ in range(REDIS.max_failures):
-            failed = await alice.http("GET", f"{ROOMS}/{room}")
-            assert (failed.status, failed.body.get("row")) == (503, REDIS.id), failed.body
-            assert failed.body["message"] == "Video calling temporarily unavailable"
-            assert int(failed.headers["Retry-After"]) >= 1
-            assert failed.seconds < DEADLINE
-        rejected = await alice.http("POST", ROOMS, {"name": "x"})
-        assert (rejected.status, rejected.body["error"]) == (429, "CIRCUIT_OPEN")
-        code, error = await alice.rpc_error("IssueToken", webrtc_pb2.IssueTokenRequest(room_id=room))
-        assert code is grpc.StatusCode.UNAVAILABLE
-        assert isinstance(error, CircuitOpen)
+        answers = [await alice.http("GET", f"{ROOMS}/{room}") for _ in range(REDIS.max_failures)]
+        made = await alice.http("POST", ROOMS, {"name": "made without redis"})
+        answers += [await alice.http("POST", f"{ROOMS}/{made.body['id']}/token"), made]
+        answers += [await alice.http("DELETE", f"{ROOMS}/{doomed}"), await alice.http("GET", ROOMS)]
+        for answer in answers:
+            assert answer.status in (200, 201, 204), answer.body
+            assert (answer.headers["X-Degraded-Mode"], answer.headers["X-Fallback-Used"]) == ("true", MEMORY_ROOMS)
+            assert answer.seconds < DEADLINE
+        assert made.headers["X-Circuit-State"] == "open"
+        assert made.seconds < SOON
+        assert [one["id"] for one in answers[-1].body["items"]][:2] == [made.body["id"], room]
+        assert (await alice.http("GET", f"{ROOMS}/{doomed}")).status == 404
+        ticket = await alice.rpc("IssueToken", webrtc_pb2.IssueTokenRequest(room_id=room))
+        assert ticket.token
+        await refused(alice, f"{ROOMS}/00000000-0000-4000-8000-000000000000")
+        assert (await alice.http("POST", ROOMS, {"name": ""})).status == 422
+        assert (await alice.http("GET", f"{ROOMS}/0")).status == 404
         assert (await alice.http("GET", "/api/v1/ice-servers")).status == 200
         assert (await alice.http("GET", "/health/ready")).status == 200
     finally:
         await stack.heal("redis")
 
-    async def answers() -> bool:
-        return (await alice.http("GET", f"{ROOMS}/{room}")).status == 200
+    async def merged() -> bool:
+        found = await alice.http("GET", f"{ROOMS}/{made.body['id']}")
+        return found.status == 200 and "X-Degraded-Mode" not in found.headers
 
-    await until(answers)
+    await until(merged)
+    assert (await alice.http("GET", f"{ROOMS}/{doomed}")).status == 404
+
+
+async def refused(alice: Client, path: str) -> None:
+    """A room that is not known here: an error and the time to retry."""
+    rejected = await alice.http("GET", path)
+    assert (rejected.status, rejected.body["error"]) == (429, "CIRCUIT_OPEN")
+    assert int(rejected.headers["Retry-After"]) >= 1
+    assert rejected.body["message"] == REDIS.user_text
+    code, error = await alice.rpc_error("IssueToken", webrtc_pb2.IssueTokenRequest(room_id=path.rsplit("/", 1)[1]))
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert isinstance(error, CircuitOpen)
 
 
 @pytest.mark.row("webrtc.redis")
@@ -246,3 +265,74 @@ async def test_a_loss_between_requests_is_not_noticed(stack: Stack, alice: Clien
     await stack.heal("redis")
     answers = [await alice.http("GET", f"{ROOMS}/{room}") for _ in range(8)]
     assert [answer.status for answer in answers] == [200] * 8
+
+
+# -- signalling, on the same port
+
+
+async def _enter(stack: Stack, session: aiohttp.ClientSession, user: Client, room: str, name: str) -> Peer:
+    ticket = (await user.http("POST", f"{ROOMS}/{room}/token", {"name": name})).body
+    peer = Peer(await session.ws_connect(f"{stack.url('webrtc')}/ws", params={"token": ticket["token"]}))
+    await peer.joined()
+    return peer
+
+
+async def test_peers_meet_on_the_services_own_port(
+    stack: Stack, session: aiohttp.ClientSession, alice: Client, bob: Client
+) -> None:
+    room = await alice.room()
+    ada, bert = [await _enter(stack, session, user, room, name) for user, name in ((alice, "Ada"), (bob, "Bert"))]
+    await ada.say("signal", to=bert.id, data={"description": {"type": "offer", "sdp": "x" * 4_000}})
+    assert (await bert.until("signal"))["data"]["description"]["sdp"] == "x" * 4_000
+    listed = (await bob.http("GET", f"{ROOMS}/{room}/participants")).body["items"]
+    assert [(one["id"], one["name"], one["user_id"]) for one in listed] == [
+        (ada.id, "Ada", "alice"),
+        (bert.id, "Bert", "bob"),
+    ]
+    over_grpc = (await bob.rpc("ListParticipants", webrtc_pb2.ListParticipantsRequest(room_id=room))).items
+    assert [one.id for one in over_grpc] == [ada.id, bert.id]
+    metrics = await (await session.get(f"{stack.url('webrtc')}/metrics")).text()
+    assert 'webrtc_messages_total{service="webrtc",type="signal"} ' in metrics
+    assert 'webrtc_participants{service="webrtc"} 2.0' in metrics
+    await bert.say("kick", participant=ada.id)
+    assert (await bert.until("error"))["error"] == "FORBIDDEN"
+    await ada.say("kick", participant=bert.id)  # the owner may
+    assert await bert.closed() == 4403
+    assert "eyJ" not in stack.log_tail("webrtc", 1_000)
+    await ada.ws.close()
+
+
+async def test_an_owner_removes_participants_and_rooms(
+    stack: Stack, session: aiohttp.ClientSession, alice: Client, bob: Client
+) -> None:
+    room = await alice.room()
+    ada, bert, carl = [
+        await _enter(stack, session, user, room, name) for user, name in ((alice, "a"), (bob, "b"), (bob, "c"))
+    ]
+    path = f"{ROOMS}/{room}/participants"
+    assert (await bob.http("DELETE", f"{path}/{bert.id}")).status == 403
+    assert (await alice.http("DELETE", f"{path}/p_0")).status == 404
+    assert (await alice.http("DELETE", f"{path}/{bert.id}")).status == 204
+    assert await bert.closed() == 4403
+    request = webrtc_pb2.RemoveParticipantRequest(room_id=room, participant_id=carl.id)
+    code, _ = await bob.rpc_error("RemoveParticipant", request)
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    await alice.rpc("RemoveParticipant", request)
+    assert await carl.closed() == 4403
+    assert (await alice.http("DELETE", f"{ROOMS}/{room}")).status == 204
+    assert await ada.closed() == 4410
+    assert (await alice.http("GET", path)).status == 404
+
+
+async def test_a_service_that_stops_sends_its_clients_elsewhere(
+    stack: Stack, session: aiohttp.ClientSession, alice: Client
+) -> None:
+    ada = await _enter(stack, session, alice, await alice.room(), "Ada")
+    begun = time.monotonic()
+    stopping = asyncio.create_task(stack.stop("webrtc"))
+    assert await ada.closed() == 1012
+    assert time.monotonic() - begun < DEADLINE
+    assert ada.seen[-1]["error"] == "RESTARTING"
+    await stopping
+    await stack.start("webrtc")
+    await stack.wait_ready(30.0, "webrtc")

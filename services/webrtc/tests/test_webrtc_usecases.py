@@ -1,8 +1,6 @@
 """The use cases of the WebRTC service on ports in memory and a clock that stands still."""
 
 import base64
-import hashlib
-import hmac
 
 import jwt
 import pytest
@@ -11,34 +9,20 @@ from resilience import CircuitBreaker, FakeClock, RowPolicy
 from webrtc.degradation import REDIS, classify
 from webrtc.model import Invalid, NotOwner, Room, RoomUnknown, place_of
 from webrtc.outbound.tokens import JwtSigner
-from webrtc.usecases.ice import IceServers, turn_credentials
+from webrtc.usecases.ice import IceServers
+from webrtc.usecases.memory_rooms import MemoryRooms
 from webrtc.usecases.rooms import TICKET_SECONDS, Rooms
+from webrtc.usecases.shared_rooms import SharedRooms
 
 SECRET = "a-test-secret-of-at-least-32-bytes!"
-STUN, TURN = ("stun:stun.test:3478",), ("turn:turn.test:3478?transport=udp", "turns:turn.test:5349")
+STUN = ("stun:stun.test:3478",)
 
 
-class MemoryRooms:
+class Store(MemoryRooms):
     """Rooms in a dict."""
 
-    def __init__(self) -> None:
-        self.rooms: dict[str, Room] = {}
-
-    async def create(self, room: Room) -> None:
-        self.rooms[room.id] = room
-
-    async def get(self, room_id: str) -> Room:
-        if room_id not in self.rooms:
-            raise RoomUnknown
-        return self.rooms[room_id]
-
-    async def page(self, owner_id: str, limit: int, after: str) -> list[Room]:
-        own = [room for room in self.rooms.values() if room.owner_id == owner_id]
-        later = [room for room in own if not after or room.place < after]
-        return sorted(later, key=lambda room: room.place, reverse=True)[:limit]
-
-    async def delete(self, room: Room) -> None:
-        self.rooms.pop(room.id, None)
+    async def restore(self, room: Room) -> bool:
+        raise AssertionError("nothing was made elsewhere")
 
 
 @pytest.fixture
@@ -52,8 +36,8 @@ def rooms(clock: FakeClock) -> Rooms:
         REDIS.id, failure_threshold=3, recovery_timeout=30, success_threshold=1, classify=classify, clock=clock
     )
     policy = RowPolicy(REDIS, breaker=breaker, clock=clock)
-    ice = IceServers(STUN, TURN, "turn-secret", 3600, clock)
-    return Rooms(MemoryRooms(), policy, JwtSigner(SECRET), ice, "ws://here/ws", clock)
+    ice = IceServers(STUN, None, "", 3600, clock)
+    return Rooms(SharedRooms(Store(), MemoryRooms(), policy), JwtSigner(SECRET), ice, "ws://here/ws", clock)
 
 
 async def test_a_room_is_read_by_all_and_deleted_by_its_owner(rooms: Rooms) -> None:
@@ -112,20 +96,6 @@ async def test_a_ticket_lets_one_user_into_one_room_for_an_hour(rooms: Rooms, cl
     assert (claims["sub"], claims["room"]) == ("bob", room.id)
     assert claims["exp"] == int(clock.time()) + TICKET_SECONDS
     assert (ticket.ws_url, ticket.expires_in) == ("ws://here/ws", TICKET_SECONDS)
-    assert [server.urls for server in ticket.ice_servers] == [STUN, TURN]
+    assert [server.urls for server in ticket.ice_servers] == [STUN]
     with pytest.raises(jwt.InvalidAudienceError):
         jwt.decode(ticket.token, SECRET, algorithms=["HS256"], audience="auralink", options=options)  # type: ignore[arg-type]
-
-
-def test_turn_credentials_follow_the_rest_scheme(clock: FakeClock) -> None:
-    username, credential = turn_credentials("north", "alice", 1_700_003_600)
-    assert username == "1700003600:alice"
-    assert base64.b64decode(credential) == hmac.digest(b"north", username.encode(), hashlib.sha1)
-    stun, turn = IceServers(STUN, TURN, "north", 3600, clock).for_user("alice")
-    assert (stun.username, stun.credential) == ("", "")
-    assert (turn.username, turn.credential) == (username, credential)
-
-
-def test_without_turn_there_is_stun_and_without_stun_nothing(clock: FakeClock) -> None:
-    assert [server.urls for server in IceServers(STUN, (), "", 3600, clock).for_user("alice")] == [STUN]
-    assert IceServers((), (), "", 3600, clock).for_user("alice") == ()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import signal
 import socket
 import sys
@@ -35,7 +36,7 @@ log = logs.get_logger("lifecycle")
 START_LIMIT = 30.0  # seconds for on_start
 POLL = 0.02
 FORCE_AFTER = 1.0  # seconds that cancelled requests get
-# Full collections over the imported libraries cost 50 ms each; measured with these there are none to notice.
+# Full collections over the imported libraries cost 50 to 100 ms each; measured with these there are none to notice.
 GC_THRESHOLDS = (20_000, 20, 100)
 BACKLOG = 2048
 KEEP_ALIVE = 75  # seconds an idle HTTP connection is kept
@@ -51,15 +52,20 @@ async def serve(
     grpc_server: grpc.aio.Server | None = None,
     *,
     on_start: Callable[[], Awaitable[None]] | None = None,
+    websocket: Callable[..., asyncio.BaseProtocol] | None = None,
 ) -> None:
-    """Run the service until SIGTERM or SIGINT, then drain it. Raises StartError."""
+    """Run the service until SIGTERM or SIGINT, then drain it. Raises StartError.
+
+    `websocket` makes the protocol that an upgraded connection is handed to; it ends its connections by itself when the
+    service drains (`ServiceRuntime.on_phase`). Without it an upgrade is not offered: the request is answered as HTTP.
+    """
     settings = runtime.settings
     logs.configure(runtime.name, level=settings.log_level, form=settings.log_format)
     async with _closing(runtime):
         http = _bind(runtime)
         with contextlib.closing(http):
             await _start_grpc(runtime, grpc_server)
-            server = _HttpServer(_http_config(app))
+            server = _HttpServer(_http_config(app, websocket, settings.drain_timeout))
             task = asyncio.create_task(server.serve(sockets=[http]), name="http server")
             with _signals() as stop:
                 await _unless(stop, _begin(runtime, on_start, server, task))
@@ -113,11 +119,15 @@ async def _start_grpc(runtime: ServiceRuntime, server: grpc.aio.Server | None) -
     await server.start()
 
 
-def _http_config(app: ASGIApp) -> uvicorn.Config:
+def _http_config(
+    app: ASGIApp, websocket: Callable[..., asyncio.BaseProtocol] | None, drain_timeout: float
+) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="none",
         http="httptools",
+        # Uvicorn only ever calls it, so what makes the protocol will do.
+        ws="auto" if websocket is None else websocket,  # type: ignore[arg-type]
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -125,7 +135,7 @@ def _http_config(app: ASGIApp) -> uvicorn.Config:
         proxy_headers=False,  # nobody here asks for the client's address
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=math.ceil(drain_timeout + FORCE_AFTER),  # draining is ours, and ends before it
     )
 
 
@@ -157,9 +167,9 @@ async def _begin(
     await runtime.start()
     if on_start is not None:
         await _call(on_start)
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # uncollected: less than a megabyte of it is garbage, and looking for that takes 0.1 s
     gc.set_threshold(*GC_THRESHOLDS)
+    gc.enable()  # services switch it off for the time of their imports
     await runtime.enter(Phase.READY)
     log.info(
         "ready", http_port=runtime.http_port, grpc_port=runtime.grpc_port, environment=runtime.settings.environment

@@ -5,6 +5,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 
 NAME_LIMIT = 100
 LEAST_PARTICIPANTS = 2
@@ -13,6 +14,8 @@ DEFAULT_PARTICIPANTS = 10
 PAGE_LIMIT = 100
 DEFAULT_PAGE = 50
 ROOMS_PER_OWNER = 1_000
+MOST_MEASURED = 1e7
+"""Milliseconds, kbit/s and frames per second beyond which a report is nonsense."""
 
 VISIBLE_PATTERN = r"[^\x00]*[^\x00-\x20\x7f-\xa0][^\x00]*"
 """A text without NUL that has more than spaces and control characters in it."""
@@ -70,6 +73,174 @@ class Page:
     next_cursor: str = ""
 
 
+class Close(IntEnum):
+    """Why the service closed a WebSocket (RFC 6455, section 7.4: 4000 to 4999 are the application's own)."""
+
+    NORMAL = 1000
+    TOO_BIG = 1009
+    RESTART = 1012
+    MALFORMED = 4400
+    TOKEN = 4401
+    KICKED = 4403
+    NO_ROOM = 4404
+    HEARTBEAT = 4408
+    FULL = 4409
+    DELETED = 4410
+    SLOW = 4420
+    REPLACED = 4421
+    FLOODING = 4429
+    UNAVAILABLE = 4503
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """What a join token allows in its room."""
+
+    publish: bool = True
+    subscribe: bool = True
+    data: bool = True
+    moderate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A verified join token: who may join which room, and what is allowed there; ``expires_at`` in unix seconds."""
+
+    user_id: str
+    room_id: str
+    name: str
+    grants: Grants
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A participant as every instance knows it; the instance with its socket is the truth.
+
+    ``joined_at`` in unix seconds; ``quality`` is excellent, good, poor, lost or empty (not known yet); ``version``
+    grows with each change, so that of two copies the newer is known.
+    """
+
+    id: str
+    user_id: str
+    name: str
+    joined_at: float
+    instance: str
+    audio: bool = False
+    video: bool = False
+    away: bool = False
+    quality: str = ""
+    version: int = 1
+    publishes: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """From the second participant's join until the last leaves; ``started_at`` in unix seconds."""
+
+    id: str
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PastParticipant:
+    """Somebody in a call of the history; times in unix seconds, ``left_at`` None while there. ``quality`` is the
+    meter's summary."""
+
+    id: str
+    user_id: str
+    name: str
+    joined_at: float
+    left_at: float | None = None
+    quality: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PastCall:
+    """A call of the history; ``ended_at`` is None while it goes on."""
+
+    id: str
+    room_id: str
+    room_name: str
+    owner_id: str
+    started_at: float
+    ended_at: float | None
+    participants: tuple[PastParticipant, ...] = ()
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds; None while it goes on."""
+        return None if self.ended_at is None else max(0.0, self.ended_at - self.started_at)
+
+
+@dataclass(frozen=True, slots=True)
+class QuietCall:
+    """A call that goes on as far as the history knows, though nothing was reported for a while. ``last_at``: the last
+    moment that anything is known of; ``followed``: a later call of the same room has begun."""
+
+    id: str
+    room_id: str
+    room_name: str
+    owner_id: str
+    started_at: float
+    last_at: float
+    followed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CallPage:
+    """A stretch of a user's calls, newest first; an empty ``next_cursor`` is the end."""
+
+    items: list[PastCall]
+    next_cursor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A room as the cluster knows it when this instance's first participant joins; ``mode`` is p2p or sfu."""
+
+    room: Room
+    members: tuple[Member, ...] = ()
+    call: Call | None = None
+    mode: str = "p2p"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a client measured over its last interval: milliseconds, ``loss`` 0..1, kbit/s, frames per second."""
+
+    rtt_ms: float
+    loss: float
+    jitter_ms: float
+    bitrate_kbps: float
+    relayed: bool = False
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for figures that nobody can have measured."""
+        figures = (self.rtt_ms, self.jitter_ms, self.bitrate_kbps, self.fps or 0.0)
+        if not (0 <= self.loss <= 1 and all(0 <= figure <= MOST_MEASURED for figure in figures)):
+            raise ValueError("out of range")
+
+
+@dataclass(frozen=True, slots=True)
+class IceGrant:
+    """ICE servers made for one user; ``expires_in`` seconds (0: never); ``stun_only`` while TURN is away (row W2)."""
+
+    servers: tuple[IceServer, ...]
+    expires_in: int = 0
+    stun_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DegradedRow:
+    """A row of the matrix whose fallback serves, as clients are told."""
+
+    row: str
+    fallback: str
+    text: str
+
+
 class DomainError(Exception):
     """The request cannot be granted; an answer, not a failure of a dependency."""
 
@@ -88,6 +259,26 @@ class RoomUnknown(DomainError):
 
 class NotOwner(DomainError):
     """The room belongs to somebody else."""
+
+
+class RoomElsewhere(DomainError):
+    """While Redis is away: only another instance holds the room's state. ``retry_after`` in seconds."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"try again in {retry_after:g} s")
+        self.retry_after = retry_after
+
+
+class NoSuchParticipant(DomainError):
+    """There is no such participant in the room."""
+
+
+class BadToken(DomainError):
+    """The join token is forged, expired, malformed or for something else."""
+
+
+class CallUnknown(DomainError):
+    """There is no such call, or the user took no part in it."""
 
 
 class TooManyRooms(DomainError):
@@ -111,6 +302,15 @@ def checked_room(name: str, max_participants: int) -> int:
     if problems:
         raise Invalid(problems)
     return max_participants or DEFAULT_PARTICIPANTS
+
+
+def checked_name(name: str) -> str:
+    """What other participants see; empty is allowed. Raises Invalid."""
+    if len(name) > NAME_LIMIT:
+        raise Invalid({"name": f"must have at most {NAME_LIMIT} characters"})
+    if name and (not _VISIBLE.fullmatch(name) or not _encodable(name)):
+        raise Invalid({"name": "must not be blank nor contain NUL or half a surrogate pair"})
+    return name
 
 
 def _encodable(text: str) -> bool:

@@ -18,14 +18,16 @@ from webrtc.model import (
     PAGE_LIMIT,
     VISIBLE_PATTERN,
     IceServer,
+    Member,
     Room,
     Ticket,
 )
 from webrtc.usecases.ice import IceServers
+from webrtc.usecases.participants import Participants
 from webrtc.usecases.rooms import Rooms
 
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT, pattern=f"^{VISIBLE_PATTERN}$")]
-Participants = Annotated[int, Field(ge=LEAST_PARTICIPANTS, le=MOST_PARTICIPANTS)]
+Capacity = Annotated[int, Field(ge=LEAST_PARTICIPANTS, le=MOST_PARTICIPANTS)]
 RoomId = Annotated[str, Path(max_length=100)]
 Cursor = Annotated[str, Query(max_length=200)]
 PageSize = Annotated[int, Query(alias="limit", ge=1, le=PAGE_LIMIT)]
@@ -37,7 +39,7 @@ class NewRoom(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Name
-    max_participants: Participants = DEFAULT_PARTICIPANTS
+    max_participants: Capacity = DEFAULT_PARTICIPANTS
 
 
 class RoomView(BaseModel):
@@ -55,6 +57,33 @@ class RoomList(BaseModel):
 
     items: list[RoomView]
     next_cursor: str | None
+
+
+class Joining(BaseModel):
+    """Who joins: what other participants see."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Annotated[str, Field(max_length=NAME_LIMIT)] = ""
+
+
+class ParticipantView(BaseModel):
+    """A participant: what it sends now, whether its connection is lost for a moment, and how good it is."""
+
+    id: str
+    user_id: str
+    name: str
+    joined_at: datetime
+    audio: bool
+    video: bool
+    away: bool
+    quality: str
+
+
+class ParticipantList(BaseModel):
+    """Everybody in the room, by the time of their joining."""
+
+    items: list[ParticipantView]
 
 
 class IceServerView(BaseModel):
@@ -80,7 +109,7 @@ class IceServerList(BaseModel):
     ice_servers: list[IceServerView]
 
 
-def create_router(rooms: Rooms, ice: IceServers, outcome: Outcome) -> APIRouter:
+def create_router(rooms: Rooms, participants: Participants, ice: IceServers, outcome: Outcome) -> APIRouter:
     """The routes; each acts for the user of the bearer token."""
     router = APIRouter(
         prefix="/api/v1",
@@ -112,14 +141,25 @@ def create_router(rooms: Rooms, ice: IceServers, outcome: Outcome) -> APIRouter:
         await outcome.of(rooms.delete(user, room_id))
 
     @router.post("/rooms/{room_id}/token")
-    async def token(room_id: RoomId, user: caller) -> TicketView:
+    async def token(room_id: RoomId, user: caller, body: Joining | None = None) -> TicketView:
         """Get what joining the room takes."""
-        return _ticket(await outcome.of(rooms.ticket(user, room_id)))
+        return _ticket(await outcome.of(rooms.ticket(user, room_id, body.name if body else "")))
+
+    @router.get("/rooms/{room_id}/participants", dependencies=[Depends(outcome.caller)])
+    async def list_participants(room_id: RoomId) -> ParticipantList:
+        """List who is in the room."""
+        members = await outcome.of(participants.of(room_id))
+        return ParticipantList(items=[_participant(member) for member in members])
+
+    @router.delete("/rooms/{room_id}/participants/{participant_id}", status_code=204)
+    async def remove_participant(room_id: RoomId, participant_id: RoomId, user: caller) -> None:
+        """Remove somebody from an own room."""
+        await outcome.of(participants.remove(user, room_id, participant_id))
 
     @router.get("/ice-servers")
     async def ice_servers(user: caller) -> IceServerList:
         """Get the ICE servers alone, for example before credentials expire."""
-        return IceServerList(ice_servers=[_server(server) for server in ice.for_user(user)])
+        return IceServerList(ice_servers=[_server(server) for server in outcome.told(ice.for_user(user))])
 
     return router
 
@@ -131,6 +171,19 @@ def _view(room: Room) -> RoomView:
         max_participants=room.max_participants,
         owner_id=room.owner_id,
         created_at=datetime.fromtimestamp(room.created_at, UTC),
+    )
+
+
+def _participant(member: Member) -> ParticipantView:
+    return ParticipantView(
+        id=member.id,
+        user_id=member.user_id,
+        name=member.name,
+        joined_at=datetime.fromtimestamp(member.joined_at, UTC),
+        audio=member.audio,
+        video=member.video,
+        away=member.away,
+        quality=member.quality,
     )
 
 

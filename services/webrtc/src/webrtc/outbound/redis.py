@@ -33,7 +33,16 @@ return rooms
 """
 """List and rooms in one step: between two reads a room could go, and a page would look like the last one."""
 
+_RESTORE = """
+if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
+if redis.call('SET', KEYS[1], ARGV[1], 'NX') then redis.call('ZADD', KEYS[2], 0, ARGV[2]) end
+return 1
+"""
+"""A room that was made, or is in use, while Redis was away or lost its data; past the owner's bound if need be."""
+
 _ROOM_PREFIX = "webrtc:room:"
+GONE_SECONDS = 7 * 86_400
+"""How long a deletion is known as such: longer than any instance may go on without Redis."""
 
 
 class RedisRooms:
@@ -43,45 +52,53 @@ class RedisRooms:
         self._client = client
         self._create = client.register_script(_CREATE)
         self._page = client.register_script(_PAGE)
+        self._restore = client.register_script(_RESTORE)
 
     async def ping(self) -> None:
         """Raises StoreUnavailable unless Redis answers."""
-        async with _outages():
+        async with outages():
             await self._client.exists("webrtc:ping")
 
     async def create(self, room: Room) -> None:
         """Stores a new room, if its owner may have another one."""
-        keys = [_room_key(room.id), _owner_key(room.owner_id)]
-        async with _outages():
+        keys = [room_key(room.id), _owner_key(room.owner_id)]
+        async with outages():
             stored = await self._create(keys, [_dump(room), room.place, ROOMS_PER_OWNER])
         if not stored:
             raise TooManyRooms
 
     async def get(self, room_id: str) -> Room:
         """One room."""
-        async with _outages():
-            found = await self._client.get(_room_key(room_id))
+        async with outages():
+            found = await self._client.get(room_key(room_id))
         if found is None:
             raise RoomUnknown
-        return _load(found)
+        return load_room(found)
 
     async def page(self, owner_id: str, limit: int, after: str) -> list[Room]:
         """The owner's rooms after a place."""
         start = f"({after}" if after else "+"
-        async with _outages():
+        async with outages():
             found = await self._page([_owner_key(owner_id)], [start, limit, _ROOM_PREFIX])
-        return [_load(room) for room in found]
+        return [load_room(room) for room in found]
 
     async def delete(self, room: Room) -> None:
         """Deletes a room with its entry in the owner's list."""
-        async with _outages(), self._client.pipeline(transaction=True) as pipeline:
-            pipeline.delete(_room_key(room.id))
+        async with outages(), self._client.pipeline(transaction=True) as pipeline:
+            pipeline.delete(room_key(room.id))
             pipeline.zrem(_owner_key(room.owner_id), room.place)
+            pipeline.set(gone_key(room.id), 1, ex=GONE_SECONDS)
             await pipeline.execute()
+
+    async def restore(self, room: Room) -> bool:
+        """Has the room from now on, unless it was deleted; whether it has it."""
+        keys = [room_key(room.id), _owner_key(room.owner_id), gone_key(room.id)]
+        async with outages():
+            return bool(await self._restore(keys, [_dump(room), room.place]))
 
 
 @asynccontextmanager
-async def _outages() -> AsyncIterator[None]:
+async def outages() -> AsyncIterator[None]:
     """The client's errors are neither OSError nor the built-in TimeoutError; their texts may hold hosts.
 
     uvloop refuses to write to a connection that was reset with a RuntimeError, which the client lets through.
@@ -94,8 +111,14 @@ async def _outages() -> AsyncIterator[None]:
         raise StoreUnavailable(type(error).__name__) from error
 
 
-def _room_key(room_id: str) -> str:
+def room_key(room_id: str) -> str:
+    """Where a room's definition is."""
     return _ROOM_PREFIX + room_id
+
+
+def gone_key(room_id: str) -> str:
+    """What is there once a room was deleted by its owner."""
+    return f"webrtc:gone:{room_id}"
 
 
 def _owner_key(owner_id: str) -> str:
@@ -113,6 +136,7 @@ def _dump(room: Room) -> str:
     return json.dumps(members, ensure_ascii=False)
 
 
-def _load(text: bytes | str) -> Room:
+def load_room(text: bytes | str) -> Room:
+    """A room's definition as it is in Redis."""
     members = json.loads(text)
     return Room(members["id"], members["name"], members["max_participants"], members["owner_id"], members["created_us"])

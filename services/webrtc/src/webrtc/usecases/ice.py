@@ -1,11 +1,16 @@
-"""Which ICE servers a user gets, with TURN credentials that end by themselves (no dependency, no row)."""
+"""Which ICE servers a user gets, with TURN credentials that end by themselves (row W2, webrtc.turn)."""
 
 import base64
 import hashlib
 import hmac
+from collections.abc import Callable
 
-from resilience import Clock
-from webrtc.model import IceServer
+from resilience import Clock, Served
+from webrtc.model import IceGrant, IceServer
+from webrtc.usecases.relay import Relay
+
+RENEW_SHARE = 0.8
+"""Of the credentials' time, after which participants get new ones."""
 
 
 def turn_credentials(secret: str, user: str, expires_at: int) -> tuple[str, str]:
@@ -20,20 +25,35 @@ def turn_credentials(secret: str, user: str, expires_at: int) -> tuple[str, str]
 
 
 class IceServers:
-    """``seconds`` is how long TURN credentials stay valid."""
+    """``relay`` is None where no TURN server is configured; ``seconds`` is how long TURN credentials stay valid."""
 
     def __init__(
-        self, stun_urls: tuple[str, ...], turn_urls: tuple[str, ...], turn_secret: str, seconds: int, clock: Clock
+        self, stun_urls: tuple[str, ...], relay: Relay | None, turn_secret: str, seconds: int, clock: Clock
     ) -> None:
         self._stun = (IceServer(stun_urls),) if stun_urls else ()
-        self._turn_urls = turn_urls
+        self._relay = relay
         self._turn_secret = turn_secret
         self._seconds = seconds
         self._clock = clock
 
-    def for_user(self, user: str) -> tuple[IceServer, ...]:
-        """The servers, with credentials made for this user now."""
-        if not self._turn_urls:
-            return self._stun
+    def for_user(self, user: str) -> Served[tuple[IceServer, ...]]:
+        """The servers, with credentials made for this user now; while TURN is away, STUN alone, and marked so."""
+        if self._relay is None:
+            return Served(self._stun)
+        if not (urls := self._relay.urls):
+            return Served(self._stun, (self._relay.fallback(),))
         username, credential = turn_credentials(self._turn_secret, user, int(self._clock.time()) + self._seconds)
-        return (*self._stun, IceServer(self._turn_urls, username, credential))
+        return Served((*self._stun, IceServer(urls, username, credential)))
+
+    def grant(self, user_id: str) -> IceGrant:
+        """See ports.IceSource."""
+        served = self.for_user(user_id)
+        relayed = self._relay is not None and not served.degraded
+        return IceGrant(served.value, self._seconds if relayed else 0, served.degraded)
+
+    async def renew(self, push: Callable[[], None]) -> None:
+        """Calls ``push`` often enough that no credential given out becomes older than ``RENEW_SHARE`` of its time;
+        until cancelled."""
+        while True:
+            await self._clock.sleep(self._seconds * RENEW_SHARE)
+            push()

@@ -22,44 +22,69 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61uralink/webrtc/v1/webrtc.proto\x12\x12\x61uralink.webrtc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"|\n\x04Room\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x10max_participants\x18\x03 \x01(\x05\x12\x10\n\x08owner_id\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x11\x43reateRoomRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x10max_participants\x18\x02 \x01(\x05\"<\n\x12\x43reateRoomResponse\x12&\n\x04room\x18\x01 \x01(\x0b\x32\x18.auralink.webrtc.v1.Room\"\x1c\n\x0eGetRoomRequest\x12\n\n\x02id\x18\x01 \x01(\t\"9\n\x0fGetRoomResponse\x12&\n\x04room\x18\x01 \x01(\x0b\x32\x18.auralink.webrtc.v1.Room\"5\n\x10ListRoomsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"Q\n\x11ListRoomsResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.auralink.webrtc.v1.Room\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\"\x1f\n\x11\x44\x65leteRoomRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x14\n\x12\x44\x65leteRoomResponse\"$\n\x11IssueTokenRequest\x12\x0f\n\x07room_id\x18\x01 \x01(\t\"{\n\x12IssueTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0e\n\x06ws_url\x18\x02 \x01(\t\x12\x32\n\x0bice_servers\x18\x03 \x03(\x0b\x32\x1d.auralink.webrtc.v1.IceServer\x12\x12\n\nexpires_in\x18\x04 \x01(\x05\"\x16\n\x14GetIceServersRequest\"K\n\x15GetIceServersResponse\x12\x32\n\x0bice_servers\x18\x01 \x03(\x0b\x32\x1d.auralink.webrtc.v1.IceServer\"?\n\tIceServer\x12\x0c\n\x04urls\x18\x01 \x03(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x12\n\ncredential\x18\x03 \x01(\t2\xb8\x04\n\x0bRoomService\x12[\n\nCreateRoom\x12%.auralink.webrtc.v1.CreateRoomRequest\x1a&.auralink.webrtc.v1.CreateRoomResponse\x12R\n\x07GetRoom\x12\".auralink.webrtc.v1.GetRoomRequest\x1a#.auralink.webrtc.v1.GetRoomResponse\x12X\n\tListRooms\x12$.auralink.webrtc.v1.ListRoomsRequest\x1a%.auralink.webrtc.v1.ListRoomsResponse\x12[\n\nDeleteRoom\x12%.auralink.webrtc.v1.DeleteRoomRequest\x1a&.auralink.webrtc.v1.DeleteRoomResponse\x12[\n\nIssueToken\x12%.auralink.webrtc.v1.IssueTokenRequest\x1a&.auralink.webrtc.v1.IssueTokenResponse\x12\x64\n\rGetIceServers\x12(.auralink.webrtc.v1.GetIceServersRequest\x1a).auralink.webrtc.v1.GetIceServersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61uralink/webrtc/v1/webrtc.proto\x12\x12\x61uralink.webrtc.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"|\n\x04Room\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x10max_participants\x18\x03 \x01(\x05\x12\x10\n\x08owner_id\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x11\x43reateRoomRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x10max_participants\x18\x02 \x01(\x05\"<\n\x12\x43reateRoomResponse\x12&\n\x04room\x18\x01 \x01(\x0b\x32\x18.auralink.webrtc.v1.Room\"\x1c\n\x0eGetRoomRequest\x12\n\n\x02id\x18\x01 \x01(\t\"9\n\x0fGetRoomResponse\x12&\n\x04room\x18\x01 \x01(\x0b\x32\x18.auralink.webrtc.v1.Room\"5\n\x10ListRoomsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"Q\n\x11ListRoomsResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.auralink.webrtc.v1.Room\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\"\x1f\n\x11\x44\x65leteRoomRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x14\n\x12\x44\x65leteRoomResponse\"2\n\x11IssueTokenRequest\x12\x0f\n\x07room_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"{\n\x12IssueTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0e\n\x06ws_url\x18\x02 \x01(\t\x12\x32\n\x0bice_servers\x18\x03 \x03(\x0b\x32\x1d.auralink.webrtc.v1.IceServer\x12\x12\n\nexpires_in\x18\x04 \x01(\x05\"\x16\n\x14GetIceServersRequest\"K\n\x15GetIceServersResponse\x12\x32\n\x0bice_servers\x18\x01 \x03(\x0b\x32\x1d.auralink.webrtc.v1.IceServer\"*\n\x17ListParticipantsRequest\x12\x0f\n\x07room_id\x18\x01 \x01(\t\"J\n\x18ListParticipantsResponse\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x1f.auralink.webrtc.v1.Participant\"C\n\x18RemoveParticipantRequest\x12\x0f\n\x07room_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\"\x1b\n\x19RemoveParticipantResponse\"\xa4\x01\n\x0bParticipant\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12-\n\tjoined_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61udio\x18\x05 \x01(\x08\x12\r\n\x05video\x18\x06 \x01(\x08\x12\x0c\n\x04\x61way\x18\x07 \x01(\x08\x12\x0f\n\x07quality\x18\x08 \x01(\t\"5\n\x10ListCallsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"Q\n\x11ListCallsResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.auralink.webrtc.v1.Call\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\"\x1c\n\x0eGetCallRequest\x12\n\n\x02id\x18\x01 \x01(\t\"9\n\x0fGetCallResponse\x12&\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x18.auralink.webrtc.v1.Call\"\xf9\x01\n\x04\x43\x61ll\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07room_id\x18\x02 \x01(\t\x12\x11\n\troom_name\x18\x03 \x01(\t\x12.\n\nstarted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x0cparticipants\x18\x06 \x03(\x0b\x32#.auralink.webrtc.v1.CallParticipant\x12(\n\x07quality\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xca\x01\n\x0f\x43\x61llParticipant\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12-\n\tjoined_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07left_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x07quality\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\"?\n\tIceServer\x12\x0c\n\x04urls\x18\x01 \x03(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x12\n\ncredential\x18\x03 \x01(\t2\x99\x06\n\x0bRoomService\x12[\n\nCreateRoom\x12%.auralink.webrtc.v1.CreateRoomRequest\x1a&.auralink.webrtc.v1.CreateRoomResponse\x12R\n\x07GetRoom\x12\".auralink.webrtc.v1.GetRoomRequest\x1a#.auralink.webrtc.v1.GetRoomResponse\x12X\n\tListRooms\x12$.auralink.webrtc.v1.ListRoomsRequest\x1a%.auralink.webrtc.v1.ListRoomsResponse\x12[\n\nDeleteRoom\x12%.auralink.webrtc.v1.DeleteRoomRequest\x1a&.auralink.webrtc.v1.DeleteRoomResponse\x12[\n\nIssueToken\x12%.auralink.webrtc.v1.IssueTokenRequest\x1a&.auralink.webrtc.v1.IssueTokenResponse\x12\x64\n\rGetIceServers\x12(.auralink.webrtc.v1.GetIceServersRequest\x1a).auralink.webrtc.v1.GetIceServersResponse\x12m\n\x10ListParticipants\x12+.auralink.webrtc.v1.ListParticipantsRequest\x1a,.auralink.webrtc.v1.ListParticipantsResponse\x12p\n\x11RemoveParticipant\x12,.auralink.webrtc.v1.RemoveParticipantRequest\x1a-.auralink.webrtc.v1.RemoveParticipantResponse2\xbb\x01\n\x0b\x43\x61llService\x12X\n\tListCalls\x12$.auralink.webrtc.v1.ListCallsRequest\x1a%.auralink.webrtc.v1.ListCallsResponse\x12R\n\x07GetCall\x12\".auralink.webrtc.v1.GetCallRequest\x1a#.auralink.webrtc.v1.GetCallResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'auralink.webrtc.v1.webrtc_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROOM']._serialized_start=88
-  _globals['_ROOM']._serialized_end=212
-  _globals['_CREATEROOMREQUEST']._serialized_start=214
-  _globals['_CREATEROOMREQUEST']._serialized_end=273
-  _globals['_CREATEROOMRESPONSE']._serialized_start=275
-  _globals['_CREATEROOMRESPONSE']._serialized_end=335
-  _globals['_GETROOMREQUEST']._serialized_start=337
-  _globals['_GETROOMREQUEST']._serialized_end=365
-  _globals['_GETROOMRESPONSE']._serialized_start=367
-  _globals['_GETROOMRESPONSE']._serialized_end=424
-  _globals['_LISTROOMSREQUEST']._serialized_start=426
-  _globals['_LISTROOMSREQUEST']._serialized_end=479
-  _globals['_LISTROOMSRESPONSE']._serialized_start=481
-  _globals['_LISTROOMSRESPONSE']._serialized_end=562
-  _globals['_DELETEROOMREQUEST']._serialized_start=564
-  _globals['_DELETEROOMREQUEST']._serialized_end=595
-  _globals['_DELETEROOMRESPONSE']._serialized_start=597
-  _globals['_DELETEROOMRESPONSE']._serialized_end=617
-  _globals['_ISSUETOKENREQUEST']._serialized_start=619
-  _globals['_ISSUETOKENREQUEST']._serialized_end=655
-  _globals['_ISSUETOKENRESPONSE']._serialized_start=657
-  _globals['_ISSUETOKENRESPONSE']._serialized_end=780
-  _globals['_GETICESERVERSREQUEST']._serialized_start=782
-  _globals['_GETICESERVERSREQUEST']._serialized_end=804
-  _globals['_GETICESERVERSRESPONSE']._serialized_start=806
-  _globals['_GETICESERVERSRESPONSE']._serialized_end=881
-  _globals['_ICESERVER']._serialized_start=883
-  _globals['_ICESERVER']._serialized_end=946
-  _globals['_ROOMSERVICE']._serialized_start=949
-  _globals['_ROOMSERVICE']._serialized_end=1517
+  _globals['_ROOM']._serialized_start=118
+  _globals['_ROOM']._serialized_end=242
+  _globals['_CREATEROOMREQUEST']._serialized_start=244
+  _globals['_CREATEROOMREQUEST']._serialized_end=303
+  _globals['_CREATEROOMRESPONSE']._serialized_start=305
+  _globals['_CREATEROOMRESPONSE']._serialized_end=365
+  _globals['_GETROOMREQUEST']._serialized_start=367
+  _globals['_GETROOMREQUEST']._serialized_end=395
+  _globals['_GETROOMRESPONSE']._serialized_start=397
+  _globals['_GETROOMRESPONSE']._serialized_end=454
+  _globals['_LISTROOMSREQUEST']._serialized_start=456
+  _globals['_LISTROOMSREQUEST']._serialized_end=509
+  _globals['_LISTROOMSRESPONSE']._serialized_start=511
+  _globals['_LISTROOMSRESPONSE']._serialized_end=592
+  _globals['_DELETEROOMREQUEST']._serialized_start=594
+  _globals['_DELETEROOMREQUEST']._serialized_end=625
+  _globals['_DELETEROOMRESPONSE']._serialized_start=627
+  _globals['_DELETEROOMRESPONSE']._serialized_end=647
+  _globals['_ISSUETOKENREQUEST']._serialized_start=649
+  _globals['_ISSUETOKENREQUEST']._serialized_end=699
+  _globals['_ISSUETOKENRESPONSE']._serialized_start=701
+  _globals['_ISSUETOKENRESPONSE']._serialized_end=824
+  _globals['_GETICESERVERSREQUEST']._serialized_start=826
+  _globals['_GETICESERVERSREQUEST']._serialized_end=848
+  _globals['_GETICESERVERSRESPONSE']._serialized_start=850
+  _globals['_GETICESERVERSRESPONSE']._serialized_end=925
+  _globals['_LISTPARTICIPANTSREQUEST']._serialized_start=927
+  _globals['_LISTPARTICIPANTSREQUEST']._serialized_end=969
+  _globals['_LISTPARTICIPANTSRESPONSE']._serialized_start=971
+  _globals['_LISTPARTICIPANTSRESPONSE']._serialized_end=1045
+  _globals['_REMOVEPARTICIPANTREQUEST']._serialized_start=1047
+  _globals['_REMOVEPARTICIPANTREQUEST']._serialized_end=1114
+  _globals['_REMOVEPARTICIPANTRESPONSE']._serialized_start=1116
+  _globals['_REMOVEPARTICIPANTRESPONSE']._serialized_end=1143
+  _globals['_PARTICIPANT']._serialized_start=1146
+  _globals['_PARTICIPANT']._serialized_end=1310
+  _globals['_LISTCALLSREQUEST']._serialized_start=1312
+  _globals['_LISTCALLSREQUEST']._serialized_end=1365
+  _globals['_LISTCALLSRESPONSE']._serialized_start=1367
+  _globals['_LISTCALLSRESPONSE']._serialized_end=1448
+  _globals['_GETCALLREQUEST']._serialized_start=1450
+  _globals['_GETCALLREQUEST']._serialized_end=1478
+  _globals['_GETCALLRESPONSE']._serialized_start=1480
+  _globals['_GETCALLRESPONSE']._serialized_end=1537
+  _globals['_CALL']._serialized_start=1540
+  _globals['_CALL']._serialized_end=1789
+  _globals['_CALLPARTICIPANT']._serialized_start=1792
+  _globals['_CALLPARTICIPANT']._serialized_end=1994
+  _globals['_ICESERVER']._serialized_start=1996
+  _globals['_ICESERVER']._serialized_end=2059
+  _globals['_ROOMSERVICE']._serialized_start=2062
+  _globals['_ROOMSERVICE']._serialized_end=2855
+  _globals['_CALLSERVICE']._serialized_start=2858
+  _globals['_CALLSERVICE']._serialized_end=3045
 # @@protoc_insertion_point(module_scope)

@@ -67,6 +67,16 @@ class RoomServiceStub:
                 request_serializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.GetIceServersRequest.SerializeToString,
                 response_deserializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.GetIceServersResponse.FromString,
                 _registered_method=True)
+        self.ListParticipants = channel.unary_unary(
+                '/auralink.webrtc.v1.RoomService/ListParticipants',
+                request_serializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.ListParticipantsRequest.SerializeToString,
+                response_deserializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.ListParticipantsResponse.FromString,
+                _registered_method=True)
+        self.RemoveParticipant = channel.unary_unary(
+                '/auralink.webrtc.v1.RoomService/RemoveParticipant',
+                request_serializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.RemoveParticipantRequest.SerializeToString,
+                response_deserializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.RemoveParticipantResponse.FromString,
+                _registered_method=True)
 
 
 class RoomServiceServicer:
@@ -111,6 +121,19 @@ class RoomServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListParticipants(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveParticipant(self, request, context):
+        """The room's owner only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RoomServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +166,16 @@ def add_RoomServiceServicer_to_server(servicer, server):
                     servicer.GetIceServers,
                     request_deserializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.GetIceServersRequest.FromString,
                     response_serializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.GetIceServersResponse.SerializeToString,
+            ),
+            'ListParticipants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListParticipants,
+                    request_deserializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.ListParticipantsRequest.FromString,
+                    response_serializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.ListParticipantsResponse.SerializeToString,
+            ),
+            'RemoveParticipant': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveParticipant,
+                    request_deserializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.RemoveParticipantRequest.FromString,
+                    response_serializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.RemoveParticipantResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +343,178 @@ class RoomService:
             '/auralink.webrtc.v1.RoomService/GetIceServers',
             auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.GetIceServersRequest.SerializeToString,
             auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.GetIceServersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListParticipants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.webrtc.v1.RoomService/ListParticipants',
+            auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.ListParticipantsRequest.SerializeToString,
+            auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.ListParticipantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveParticipant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.webrtc.v1.RoomService/RemoveParticipant',
+            auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.RemoveParticipantRequest.SerializeToString,
+            auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.RemoveParticipantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class CallServiceStub:
+    """The history of calls, for those who took part. It is there where a database is configured.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListCalls = channel.unary_unary(
+                '/auralink.webrtc.v1.CallService/ListCalls',
+                request_serializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.ListCallsRequest.SerializeToString,
+                response_deserializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.ListCallsResponse.FromString,
+                _registered_method=True)
+        self.GetCall = channel.unary_unary(
+                '/auralink.webrtc.v1.CallService/GetCall',
+                request_serializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.GetCallRequest.SerializeToString,
+                response_deserializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.GetCallResponse.FromString,
+                _registered_method=True)
+
+
+class CallServiceServicer:
+    """The history of calls, for those who took part. It is there where a database is configured.
+    """
+
+    def ListCalls(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCall(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_CallServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListCalls': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCalls,
+                    request_deserializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.ListCallsRequest.FromString,
+                    response_serializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.ListCallsResponse.SerializeToString,
+            ),
+            'GetCall': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCall,
+                    request_deserializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.GetCallRequest.FromString,
+                    response_serializer=auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.GetCallResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'auralink.webrtc.v1.CallService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('auralink.webrtc.v1.CallService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class CallService:
+    """The history of calls, for those who took part. It is there where a database is configured.
+    """
+
+    @staticmethod
+    def ListCalls(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.webrtc.v1.CallService/ListCalls',
+            auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.ListCallsRequest.SerializeToString,
+            auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.ListCallsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/auralink.webrtc.v1.CallService/GetCall',
+            auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.GetCallRequest.SerializeToString,
+            auralink_dot_webrtc_dot_v1_dot_webrtc__pb2.GetCallResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,9 @@ class RoomServiceStub:
     DeleteRoom: _grpc.UnaryUnaryMultiCallable[_webrtc_pb2.DeleteRoomRequest, _webrtc_pb2.DeleteRoomResponse]
     IssueToken: _grpc.UnaryUnaryMultiCallable[_webrtc_pb2.IssueTokenRequest, _webrtc_pb2.IssueTokenResponse]
     GetIceServers: _grpc.UnaryUnaryMultiCallable[_webrtc_pb2.GetIceServersRequest, _webrtc_pb2.GetIceServersResponse]
+    ListParticipants: _grpc.UnaryUnaryMultiCallable[_webrtc_pb2.ListParticipantsRequest, _webrtc_pb2.ListParticipantsResponse]
+    RemoveParticipant: _grpc.UnaryUnaryMultiCallable[_webrtc_pb2.RemoveParticipantRequest, _webrtc_pb2.RemoveParticipantResponse]
+    """The room's owner only."""
 
 @_typing.type_check_only
 class RoomServiceAsyncStub(RoomServiceStub):
@@ -57,6 +60,9 @@ class RoomServiceAsyncStub(RoomServiceStub):
     DeleteRoom: _aio.UnaryUnaryMultiCallable[_webrtc_pb2.DeleteRoomRequest, _webrtc_pb2.DeleteRoomResponse]  # type: ignore[assignment]
     IssueToken: _aio.UnaryUnaryMultiCallable[_webrtc_pb2.IssueTokenRequest, _webrtc_pb2.IssueTokenResponse]  # type: ignore[assignment]
     GetIceServers: _aio.UnaryUnaryMultiCallable[_webrtc_pb2.GetIceServersRequest, _webrtc_pb2.GetIceServersResponse]  # type: ignore[assignment]
+    ListParticipants: _aio.UnaryUnaryMultiCallable[_webrtc_pb2.ListParticipantsRequest, _webrtc_pb2.ListParticipantsResponse]  # type: ignore[assignment]
+    RemoveParticipant: _aio.UnaryUnaryMultiCallable[_webrtc_pb2.RemoveParticipantRequest, _webrtc_pb2.RemoveParticipantResponse]  # type: ignore[assignment]
+    """The room's owner only."""
 
 class RoomServiceServicer(metaclass=_abc_1.ABCMeta):
     """Rooms, join tokens and ICE servers. Every call acts for the user of the bearer token in the
@@ -106,4 +112,56 @@ class RoomServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_webrtc_pb2.GetIceServersResponse, _abc.Awaitable[_webrtc_pb2.GetIceServersResponse]]: ...
 
+    @_abc_1.abstractmethod
+    def ListParticipants(
+        self,
+        request: _webrtc_pb2.ListParticipantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_webrtc_pb2.ListParticipantsResponse, _abc.Awaitable[_webrtc_pb2.ListParticipantsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RemoveParticipant(
+        self,
+        request: _webrtc_pb2.RemoveParticipantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_webrtc_pb2.RemoveParticipantResponse, _abc.Awaitable[_webrtc_pb2.RemoveParticipantResponse]]:
+        """The room's owner only."""
+
 def add_RoomServiceServicer_to_server(servicer: RoomServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class CallServiceStub:
+    """The history of calls, for those who took part. It is there where a database is configured."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> CallServiceAsyncStub: ...
+    ListCalls: _grpc.UnaryUnaryMultiCallable[_webrtc_pb2.ListCallsRequest, _webrtc_pb2.ListCallsResponse]
+    GetCall: _grpc.UnaryUnaryMultiCallable[_webrtc_pb2.GetCallRequest, _webrtc_pb2.GetCallResponse]
+
+@_typing.type_check_only
+class CallServiceAsyncStub(CallServiceStub):
+    """The history of calls, for those who took part. It is there where a database is configured."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListCalls: _aio.UnaryUnaryMultiCallable[_webrtc_pb2.ListCallsRequest, _webrtc_pb2.ListCallsResponse]  # type: ignore[assignment]
+    GetCall: _aio.UnaryUnaryMultiCallable[_webrtc_pb2.GetCallRequest, _webrtc_pb2.GetCallResponse]  # type: ignore[assignment]
+
+class CallServiceServicer(metaclass=_abc_1.ABCMeta):
+    """The history of calls, for those who took part. It is there where a database is configured."""
+
+    @_abc_1.abstractmethod
+    def ListCalls(
+        self,
+        request: _webrtc_pb2.ListCallsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_webrtc_pb2.ListCallsResponse, _abc.Awaitable[_webrtc_pb2.ListCallsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetCall(
+        self,
+        request: _webrtc_pb2.GetCallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_webrtc_pb2.GetCallResponse, _abc.Awaitable[_webrtc_pb2.GetCallResponse]]: ...
+
+def add_CallServiceServicer_to_server(servicer: CallServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

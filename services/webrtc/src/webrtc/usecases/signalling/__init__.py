@@ -1,0 +1,1 @@
+"""Signalling: who is in which room on this instance, and what they say to each other."""
