@@ -32,6 +32,7 @@ class RoomServer(webrtc_pb2_grpc.RoomServiceServicer):
         self.thawed.set()
         self.unable = False
         self.degraded = False
+        self.forgetful = False
         self.port = 0
         self.user_of: Callable[[str], str] = str
         self._ids = itertools.count(1)
@@ -76,6 +77,11 @@ class RoomServer(webrtc_pb2_grpc.RoomServiceServicer):
         user, after = await self._user(context), place_of(request.cursor)
         own = sorted((room for room in self.rooms.values() if room.owner_id == user), key=lambda r: r.place)[::-1]
         own = [room for room in own if after is None or room.place < after]
+        if self.forgetful:
+            own = own[1:]
+            context.set_trailing_metadata(
+                tuple(to_metadata([Degradation("webrtc.redis", "memory-rooms", "open", 3.0)]))
+            )
         items, more = own[: request.page_size], len(own) > request.page_size
         cursor = cursor_after(items[-1]) if more else ""
         return webrtc_pb2.ListRoomsResponse(items=[_written(room) for room in items], next_cursor=cursor)
@@ -93,6 +99,14 @@ class RoomServer(webrtc_pb2_grpc.RoomServiceServicer):
     async def GetIceServers(self, request: Any, context: Context) -> Any:
         await self._user(context)
         return webrtc_pb2.GetIceServersResponse()
+
+    async def ListParticipants(self, request: Any, context: Context) -> Any:
+        await self._user(context)
+        return webrtc_pb2.ListParticipantsResponse()
+
+    async def RemoveParticipant(self, request: Any, context: Context) -> Any:
+        await self._user(context)
+        return webrtc_pb2.RemoveParticipantResponse()
 
 
 async def _abort(call: Context, error: ServiceError) -> None:

@@ -19,7 +19,7 @@ from dashboard.outbound import postgres
 from dashboard.outbound.calls import CopiesOfCalls, PostgresCalls
 from dashboard.outbound.postgres import Database
 from dashboard.ports import StoredCalls
-from dashboard.usecases.calls import ENDED, JOINED, LEFT, STARTED, CallProjection, Calls
+from dashboard.usecases.calls import ENDED, JOINED, LEFT, RENAMED, STARTED, CallProjection, Calls
 from dashboard.usecases.reads import Reads
 from resilience import CircuitBreaker, CircuitBreakerOpen, FakeClock, MemoryCache, RowPolicy, Served
 from service_kit.copies import CopyStore
@@ -124,6 +124,26 @@ async def test_events_in_any_order_and_repeated_tell_the_same_story(one: Instanc
     await one.tell(*(events if seed else STORY))
     check_story((await one.page("bob")).items[0])
     check_story((await one.calls.get("ann", "c1")).value)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_two_calls_that_were_one_become_one(one: Instance, other: Instance, seed: int) -> None:
+    """Two instances of the WebRTC service that did not see each other began a call each."""
+    dice = random.Random(seed)
+    second = [Event(event.type, "call:c9", {**event.data, "user_id": "eve"}) for event in STORY[1:2]]
+    second += [Event(LEFT, "call:c9", {"user_id": "eve", "left_at": at(30)})]
+    events = [*STORY, *second, Event(RENAMED, data={"old": "c9"})]
+    events += dice.sample(events, 3)
+    dice.shuffle(events)
+    half = len(events) // 2
+    await asyncio.gather(one.tell(*events[:half]), other.tell(*events[half:]))
+    for user in ("ann", "bob", "eve"):
+        page = await one.page(user)
+        assert [call.id for call in page.items] == ["c1"]
+        assert {who.user_id for who in page.items[0].participants} == {"ann", "bob", "eve"}
+        assert (page.items[0].started_at, page.items[0].ended_at) == (at(0), at(60))
+    with pytest.raises(CallUnknown):
+        await one.calls.get("eve", "c9")
 
 
 async def test_who_came_back_is_in_the_call_until_it_ends(one: Instance) -> None:

@@ -382,6 +382,14 @@ async def test_a_webrtc_without_its_redis_is_read_past(server: RoomServer, one: 
         await one.rooms.create("ann", "Another", 2)
 
 
+async def test_a_list_of_what_webrtc_alone_has_seen_is_completed(server: RoomServer, one: Instance) -> None:
+    rooms = [await one.create("ann", name) for name in ("First", "Second")]
+    server.forgetful = True
+    served = await one.page("ann")
+    assert (served.value.items, fallbacks(served)) == (rooms[::-1], [ROOMS_DATABASE])
+    assert (await one.page("bob")).value.items == []
+
+
 async def test_a_ticket_says_when_webrtc_is_degraded_and_counts_as_demand(server: RoomServer, one: Instance) -> None:
     room = await one.create("ann", "Room")
     server.degraded = True

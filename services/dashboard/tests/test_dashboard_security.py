@@ -361,6 +361,13 @@ async def test_pages_have_their_own_policy_and_the_documentation_works_in_develo
     assert console.headers.getall("content-security-policy") == [
         "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
     ]
+    call = await platform("GET", "/call/some-room")
+    assert call.headers.getall("content-security-policy") == [
+        "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'; connect-src 'self' ws: wss:"
+    ]
+    assert (await platform("GET", "/static/call/call.js")).headers["content-type"].startswith("text/javascript")
+    for path in ("/call/<script>", "/static/call/../../http/console.py", "/static/call/%2e%2e/console.html"):
+        assert (await platform("GET", path)).status in (404, 422), path
     assert (await platform("GET", "/docs", at="dashboard-2")).status == 404
     docs = await platform("GET", "/docs")
     assert docs.status == 200

@@ -277,8 +277,8 @@ class Rooms(Protocol):
         """Raises RoomUnknown."""
         ...
 
-    async def ticket(self, room_id: str) -> Served[RoomTicket]:
-        """Raises RoomUnknown."""
+    async def ticket(self, room_id: str, name: str) -> Served[RoomTicket]:
+        """For the caller, who is called ``name`` there. Raises RoomUnknown."""
         ...
 
 
@@ -323,6 +323,11 @@ class StoredCalls(Protocol):
 
     async def change(self, call_id: str, merge: Callable[[Call | None], Call]) -> None:
         """Puts what ``merge`` makes of the call, or of None, in its place, while nobody else changes it."""
+        ...
+
+    async def join(self, old_id: str, new_id: str, merge: Callable[[Call | None, Call | None], Call]) -> None:
+        """Puts what ``merge`` makes of the two calls in the place of the new one; from then on the old one is no call
+        of its own, and changes of it are changes of the new one."""
         ...
 
 

@@ -50,6 +50,8 @@ def _network(value: str) -> str:
 
 RateLimit = Annotated[Rate | None, BeforeValidator(parse_rate)]
 HostPort = Annotated[str, Field(pattern=r"^[^\s/]+:\d{1,5}$")]
+_CHAIN_SECONDS = 30.0
+"""What AI Core allows its providers unless it is told otherwise."""
 _AROUND_CHAT = 1.0
 """Seconds of a chat request for what is not the provider's."""
 
@@ -87,9 +89,10 @@ class Settings(ServiceSettings):
     trusted_proxies: CommaList = ()
     """Networks (CIDR) of proxies whose X-Forwarded-For says where a request comes from."""
     ai_provider_timeout: PositiveSeconds | None = None
-    """What AI Core allows a provider, when that is more than usual."""
+    """What AI Core allows a provider; it matters where that is more than the chain's usual time."""
     ai_chain_timeout: PositiveSeconds | None = None
-    """What AI Core allows all its providers together, when that is more than usual."""
+    """What AI Core allows all its providers together; None: 30 s. Chat, translation and speech may take so long, and a
+    second more, whatever REQUEST_TIMEOUT is; a lost AI Core is noticed much earlier."""
 
     _needs_database = field_validator("database_url")(postgres_url)
 
@@ -107,6 +110,7 @@ class Settings(ServiceSettings):
 
     @property
     def chat_limit(self) -> float | None:
-        """Seconds for a chat request whose provider may take longer than requests usually do."""
-        needed = (self.ai_chain_timeout or self.ai_provider_timeout or 0.0) + _AROUND_CHAT
+        """Seconds for a request whose provider may take longer than requests usually do; None: those of any request."""
+        chain = self.ai_chain_timeout or max(_CHAIN_SECONDS, self.ai_provider_timeout or 0.0)
+        needed = chain + _AROUND_CHAT
         return needed if needed > self.request_timeout else None

@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from service_kit.copies import CopyStore
 
 _COLUMNS = """c.id, c.room_id, c.room_name, c.owner_id, extract(epoch FROM c.started_at)::float8 AS started_at,
     extract(epoch FROM c.ended_at)::float8 AS ended_at, c.participants, c.quality,
-    extract(epoch FROM c.updated_at)::float8 AS updated_at"""
+    extract(epoch FROM c.updated_at)::float8 AS updated_at, c.same_as"""
 _PAGE = f"""SELECT {_COLUMNS}, extract(epoch FROM m.started_at)::float8 AS place
     FROM call_members m JOIN calls c ON c.id = m.call_id
     WHERE m.user_id = $1 AND ($2::timestamptz IS NULL OR (m.started_at, m.call_id) < ($2, $3))
@@ -38,6 +38,10 @@ _MEMBERS = """INSERT INTO call_members AS m (user_id, call_id, started_at)
     SELECT user_id, $2, $3 FROM unnest($1::text[]) AS user_id
     ON CONFLICT (user_id, call_id) DO UPDATE SET started_at = excluded.started_at
     WHERE m.started_at <> excluded.started_at"""
+
+_FORWARD = """INSERT INTO calls (id, room_id, started_at, same_as) VALUES ($1, '', 'epoch', $2)
+    ON CONFLICT (id) DO UPDATE SET same_as = excluded.same_as, participants = '[]', updated_at = clock_timestamp()"""
+_LEAVE = "DELETE FROM call_members WHERE call_id = $1"
 
 
 class PostgresCalls:
@@ -65,14 +69,35 @@ class PostgresCalls:
     async def change(self, call_id: str, merge: Callable[[Call | None], Call]) -> None:
         """See the port. What changes nothing writes nothing."""
         async with self._database.transaction() as connection:
-            await connection.execute(_LOCK, f"call:{call_id}")
-            row = await connection.fetchrow(_CURRENT, call_id)
-            current = call_of(dict(row)) if row is not None else None
-            call = merge(current)
-            if call != current:
-                await connection.execute(_PUT, *_values(call))
-                members = sorted({participant.user_id for participant in call.participants})
-                await connection.execute(_MEMBERS, members, call.id, _stamp(call.started_at))
+            current_id, current = await _locked(connection, call_id)
+            await _put(connection, current, replace(merge(current), id=current_id))
+
+    async def join(self, old_id: str, new_id: str, merge: Callable[[Call | None, Call | None], Call]) -> None:
+        """See the port. Locks are taken from the old call to the new one, as a change of the old call does."""
+        async with self._database.transaction() as connection:
+            known_as, old = await _locked(connection, old_id)
+            current_id, current = await _locked(connection, new_id)
+            if known_as != current_id:
+                await _put(connection, current, replace(merge(old, current), id=current_id))
+                await connection.execute(_FORWARD, known_as, current_id)
+                await connection.execute(_LEAVE, known_as)
+
+
+async def _locked(connection: Any, call_id: str) -> tuple[str, Call | None]:
+    """The call, or what it has become part of, which nobody else changes until the transaction ends."""
+    while True:
+        await connection.execute(_LOCK, f"call:{call_id}")
+        row = await connection.fetchrow(_CURRENT, call_id)
+        if row is None or row["same_as"] is None:
+            return call_id, call_of(dict(row)) if row is not None else None
+        call_id = row["same_as"]
+
+
+async def _put(connection: Any, current: Call | None, call: Call) -> None:
+    if call != current:
+        await connection.execute(_PUT, *_values(call))
+        members = sorted({participant.user_id for participant in call.participants})
+        await connection.execute(_MEMBERS, members, call.id, _stamp(call.started_at))
 
 
 class CopiesOfCalls:

@@ -83,6 +83,7 @@ calls = sa.Table(
     sa.Column("participants", postgresql.JSONB, nullable=False, server_default="[]"),
     sa.Column("quality", postgresql.JSONB),
     sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False, server_default=_NOW),
+    sa.Column("same_as", sa.Text),  # the id of the call that this one turned out to be: it is nobody's any more
 )
 
 # Whose history a call belongs to.

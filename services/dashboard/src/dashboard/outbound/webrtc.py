@@ -1,7 +1,8 @@
 """The WebRTC service over gRPC (row D4, dashboard.webrtc).
 
 A read that WebRTC answers with an outage of its own, such as its Redis, takes the same fallbacks as one that it does
-not answer; its circuit stays closed then, as the service lives.
+not answer; its circuit stays closed then, as the service lives. So does a list that it makes from memory (its row W1):
+it has only the rooms that its instance has seen, and is what serves when the fallbacks have nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from dashboard.model import IceServer, Page, Room, RoomTicket, RoomUnknown
 from dashboard.outbound.peer import Peer, seconds
 from resilience import Events, FallbackUsed, RowPolicy, Rung, Served, descend
 from service_kit import context
-from service_kit.errors import ErrorReason, ServiceError
+from service_kit.errors import DependencyUnavailable, ErrorReason, ServiceError
 
 T = TypeVar("T")
 
+_SEEN_ONLY = "memory-rooms"
 _UNABLE = frozenset({ErrorReason.DEPENDENCY_UNAVAILABLE, ErrorReason.CIRCUIT_OPEN, ErrorReason.DATABASE_ERROR})
 
 
@@ -51,12 +53,19 @@ class GrpcRooms(Peer):
     async def page(self, limit: int, cursor: str | None, *rungs: Rung[Page[Room]]) -> Served[Page[Room]]:
         """The caller's rooms."""
         request = webrtc_pb2.ListRoomsRequest(page_size=limit, cursor=cursor or "")
-        return await self._read(
+        served = await self._read(
             self._stub.ListRooms,
             request,
             lambda answer: Page([_room(room) for room in answer.items], answer.next_cursor or None),
             rungs,
         )
+        if not any(one.fallback == _SEEN_ONLY for one in served.degradations):
+            return served
+        partial = DependencyUnavailable("WebRTC has only seen a part.")
+        try:
+            return await descend(partial, rungs, degradation=self.policy.degradation, tried=self._tried)
+        except DependencyUnavailable:
+            return served
 
     async def delete(self, room_id: str) -> Served[None]:
         """Deletes the caller's room. Raises RoomUnknown."""
@@ -64,10 +73,11 @@ class GrpcRooms(Peer):
             served = await self.call(self._stub.DeleteRoom, webrtc_pb2.DeleteRoomRequest(id=room_id))
         return served.map(lambda _: None)
 
-    async def ticket(self, room_id: str) -> Served[RoomTicket]:
-        """What the caller needs to join. Raises RoomUnknown."""
+    async def ticket(self, room_id: str, name: str) -> Served[RoomTicket]:
+        """What the caller needs to join under that name. Raises RoomUnknown."""
+        request = webrtc_pb2.IssueTokenRequest(room_id=room_id, name=name)
         with _known():
-            served = await self.call(self._stub.IssueToken, webrtc_pb2.IssueTokenRequest(room_id=room_id))
+            served = await self.call(self._stub.IssueToken, request)
         return served.map(
             lambda answer: RoomTicket(
                 answer.token,

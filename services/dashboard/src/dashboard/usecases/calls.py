@@ -12,6 +12,7 @@ Every event has the subject ``call:<id>``, and any of them may carry ``room_id``
 | ``call.participant_joined``     | ``user_id``, ``display_name``, ``joined_at``                                     |
 | ``call.participant_left``       | ``user_id``, ``left_at``, ``quality`` (an object, e.g. label, rtt_ms, loss)      |
 | ``call.ended``                  | ``ended_at``, ``quality`` (an object), ``participants`` (objects as of the above) |
+| ``call.renamed``                | ``old``: the id of a call that turned out to be this one                         |
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ STARTED = "auralink.call.started"
 JOINED = "auralink.call.participant_joined"
 LEFT = "auralink.call.participant_left"
 ENDED = "auralink.call.ended"
-TYPES = frozenset({STARTED, JOINED, LEFT, ENDED})
+RENAMED = "auralink.call.renamed"
+TYPES = frozenset({STARTED, JOINED, LEFT, ENDED, RENAMED})
 
 MAX_PARTICIPANTS = 1000
 """Of one call; a room holds a hundred at a time."""
@@ -78,7 +80,11 @@ class CallProjection:
         if event.type not in TYPES:
             return False
         news = _news(event)
-        await self._policy.call(self._history.change, news.call_id, lambda call: merged(call, news))
+        if event.type == RENAMED:
+            old = _old_id(event, news)
+            await self._policy.call(self._history.join, old, news.call_id, lambda old, new: _joined(old, new, news))
+        else:
+            await self._policy.call(self._history.change, news.call_id, lambda call: merged(call, news))
         return True
 
 
@@ -109,6 +115,15 @@ def merged(call: Call | None, news: CallNews) -> Call:
         participants=_together(known.participants, news.participants),
         quality=news.quality if news.quality is not None and ended == news.ended_at else known.quality,
     )
+
+
+def _joined(old: Call | None, new: Call | None, news: CallNews) -> Call:
+    """Both calls as one."""
+    call = merged(new, news)
+    if old is None:
+        return call
+    names = (old.room_id, old.room_name, old.owner_id)
+    return merged(call, CallNews(call.id, *names, old.started_at, old.ended_at, old.participants, old.quality))
 
 
 def _together(known: Iterable[Participant], news: Iterable[Participant]) -> tuple[Participant, ...]:
@@ -158,12 +173,19 @@ def _news(event: Event) -> CallNews:
     )
 
 
+def _old_id(event: Event, news: CallNews) -> str:
+    old = _text(event.data.get("old"))
+    if not old or old == news.call_id:
+        raise EventUnreadable("it names no other call")
+    return old
+
+
 def _participants(kind: str, data: Mapping[str, Any], at: float) -> tuple[Participant, ...]:
     if kind == ENDED:
         told = data.get("participants")
         found = [_participant(one, None, None) for one in (told if isinstance(told, list) else [])[:MAX_PARTICIPANTS]]
         return tuple(one for one in found if one is not None)
-    if kind == STARTED:
+    if kind in (STARTED, RENAMED):
         return ()
     one = _participant(data, at if kind == JOINED else None, at if kind == LEFT else None)
     if one is None:

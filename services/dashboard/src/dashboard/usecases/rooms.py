@@ -78,8 +78,8 @@ class RoomDirectory:
         self.announce("room.deleted", f"room:{room_id}", {"owner_id": user_id, "room_id": room_id})
         return served
 
-    async def ticket(self, user_id: str, room_id: str, zone: str) -> Served[RoomTicket]:
-        """What the user needs to join a room, as asked for from a zone. Raises RoomUnknown."""
-        served = await self._rooms.ticket(room_id)
+    async def ticket(self, user_id: str, room_id: str, zone: str, name: str = "") -> Served[RoomTicket]:
+        """What the user, called ``name`` there, needs to join a room, as asked for from a zone. Raises RoomUnknown."""
+        served = await self._rooms.ticket(room_id, name)
         self.joined(zone, user_id, room_id)
         return served

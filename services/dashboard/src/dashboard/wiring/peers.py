@@ -16,14 +16,15 @@ WAITING = 64
 
 
 def peer_policy(
-    runtime: ServiceRuntime, row: Row, channel: grpc.aio.Channel, *, timeout: float | None = None
+    runtime: ServiceRuntime, row: Row, channel: grpc.aio.Channel, *, timeout: float | None = None, patient: int = 0
 ) -> RowPolicy:
-    """``timeout``: seconds for one call, the row's own when None."""
+    """``timeout``: seconds for one call, the row's own when None; ``patient``: further places, for calls that have
+    bounds of their own."""
     return runtime.policy(
         row,
         classify=is_dependency_failure,
         probe=lambda: peer.check(channel),
-        bulkhead_limit=CONCURRENCY,
+        bulkhead_limit=CONCURRENCY + patient,
         bulkhead_waiting=WAITING,
         timeout=timeout,
     )

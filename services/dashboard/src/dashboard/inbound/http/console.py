@@ -1,4 +1,4 @@
-"""The console: one plain page with the live matrix and a small client, and the data behind it."""
+"""The pages: the console with the live matrix and a small client, the data behind it, and the page of a call."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 from google.protobuf.json_format import MessageToDict
 
+from dashboard.inbound.http.doors import AnyId
 from resilience import Row, as_json
 from service_kit.http import problem_responses
 from service_kit.runtime import ServiceRuntime
 
 STATIC = Path(__file__).parent.parent / "static"
-_FILES = {"console.js": "text/javascript", "console.css": "text/css"}
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_FILES = {str(path.relative_to(STATIC)): _TYPES[path.suffix] for path in STATIC.glob("**/*") if path.suffix in _TYPES}
+_POLICY = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
 _PAGE_HEADERS = {
-    "content-security-policy": "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'",
+    "content-security-policy": _POLICY,
     "cache-control": "no-cache",
     "referrer-policy": "same-origin",
 }
+# Where the signalling is, only the WebRTC service knows: its answer to a ticket names the socket.
+_CALL_HEADERS = {**_PAGE_HEADERS, "content-security-policy": f"{_POLICY}; connect-src 'self' ws: wss:"}
 
 Peer = Callable[[], Awaitable[Any]]
 
@@ -35,7 +40,11 @@ def create_router(runtime: ServiceRuntime, rows: tuple[Row, ...], peers: Mapping
     async def page() -> Response:
         return FileResponse(STATIC / "console.html", headers=_PAGE_HEADERS)
 
-    @router.get("/static/{name}", include_in_schema=False)
+    @router.get("/call/{room_id}", include_in_schema=False)
+    async def call(room_id: AnyId) -> Response:  # noqa: ARG001 - the page reads it from its own address
+        return FileResponse(STATIC / "call" / "call.html", headers=_CALL_HEADERS)
+
+    @router.get("/static/{name:path}", include_in_schema=False)
     async def static(name: str) -> Response:
         if name not in _FILES:
             return Response(status_code=404)

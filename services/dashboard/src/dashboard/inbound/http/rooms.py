@@ -28,6 +28,12 @@ class NewRoom(Body):
     max_participants: Annotated[int, Field(ge=2, le=100), BeforeValidator(whole)] = 10
 
 
+class Joining(Body):
+    """How the caller is called in the room."""
+
+    name: Name | None = None
+
+
 class RoomView(BaseModel):
     """A room."""
 
@@ -102,9 +108,10 @@ def create_router(rooms: RoomDirectory, outcome: Outcome, doorman: Doorman) -> A
         await outcome.of(rooms.delete(caller.user_id, room_id))
 
     @router.post("/{room_id}/token", response_model=TicketView, responses=unknown)
-    async def ticket(room_id: AnyId, caller: user, zone: Zone = "default") -> Response:
+    async def ticket(room_id: AnyId, caller: user, zone: Zone = "default", joining: Joining | None = None) -> Response:
         """Get what is needed to join a room."""
-        served = await outcome.of(rooms.ticket(caller.user_id, room_id, zone))
+        name = (joining and joining.name) or ""
+        served = await outcome.of(rooms.ticket(caller.user_id, room_id, zone, name))
         body = asdict(served.value)
         body["ice_servers"] = [{name: value for name, value in one.items() if value} for one in body["ice_servers"]]
         return json_response({**body, "degraded": True} if served.degraded else body)

@@ -65,7 +65,7 @@ async function account(event) {
     if (!made.ok) return;
   }
   const answer = await call("POST", "/api/v1/auth/login", credentials);
-  if (answer.ok) { banner(""); showMe(answer.body.user); listen(); }
+  if (answer.ok) { banner(""); showMe(answer.body.user); listen(); await rooms(); }
 }
 
 async function logout() {
@@ -73,6 +73,7 @@ async function logout() {
   me = agentId = conversationId = null;
   if (updates) updates.close();
   byId("me").textContent = "Not logged in.";
+  byId("rooms").replaceChildren();
 }
 
 async function profile(event) {
@@ -87,7 +88,21 @@ async function profile(event) {
 async function room(event) {
   event.preventDefault();
   const answer = await call("POST", "/api/v1/rooms", { name: new FormData(event.target).get("name") });
-  if (answer.ok) byId("rooms").append(element("li", `${answer.body.name} (${answer.body.id})`));
+  if (answer.ok) await rooms();
+}
+
+async function rooms() {
+  const answer = await call("GET", "/api/v1/rooms?limit=20");
+  if (answer.ok) byId("rooms").replaceChildren(...answer.body.items.map(roomLine));
+}
+
+function roomLine({ id, name }) {
+  const line = element("li", `${name} `);
+  const open = element("a", "open call");
+  open.href = `/call/${encodeURIComponent(id)}`;
+  open.setAttribute("aria-label", `open call in ${name}`);
+  line.append(open);
+  return line;
 }
 
 async function chat(event) {
