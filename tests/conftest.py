@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from devstack.components import turn
 from devstack.stack import Stack
 from devstack.topology import Topology
 from tests.harness.client import Account
@@ -20,9 +21,10 @@ ENV = {"MODE_LEAVE_AFTER": "0.5s"}  # the tests wait for the end of each mode
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Platform]:
-    """The whole platform with two Dashboards behind fault proxies, started once."""
+    """The whole platform with two Dashboards behind fault proxies, and TURN where coturn is installed; started once."""
+    topology = Topology(dashboards=2, turn=turn.installed(), env=ENV)
     async with (
-        Stack(tmp_path_factory.mktemp("platform"), Topology(dashboards=2, env=ENV), port_base=None) as stack,
+        Stack(tmp_path_factory.mktemp("platform"), topology, port_base=None) as stack,
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True) as session,
     ):
         platform = Platform(stack, session)

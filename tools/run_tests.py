@@ -1,4 +1,4 @@
-"""The whole test suite, in groups at the same time: most tests on the platform wait for what they have broken.
+"""The whole test suite, in lanes at the same time: most tests on the platform wait for what they have broken.
 
 Each group has processes, ports and directories of its own. What only computes yields the processors to those whose
 answers are timed. With arguments, they are pytest's, and there is one run: ``tools/run_tests.py -k queue``.
@@ -28,21 +28,28 @@ class Group:
     nice: int = LEAST_NICE
 
 
-def groups() -> list[Group]:
-    """Every test of the workspace is in exactly one."""
+def lanes() -> list[list[Group]]:
+    """Groups that run one after the other, in each lane. Every test of the workspace is in exactly one group."""
     rows = ("rows_under_load", "d5_event_stream", "d6_standby")
     chaos = tuple(f"tests/chaos/test_{name}.py" for name in rows)
-    last = ("tests/soak", "tests/chaos/test_pairs.py")  # everything broken at once: when the other groups are through
-    others = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests/chaos").glob("test_*.py"))
-    platform = ("tests/e2e", *(path for path in others if path not in chaos + last))
+    last = ("tests/soak", "tests/chaos/test_pairs.py")  # everything broken at once: when the other lanes are through
+    assistant = (*_files("chaos", "test_a*.py"), *_files("e2e", "test_gateway*.py"))
+    calls = (*_files("chaos", "test_w*.py"), *_files("e2e", "test_call*.py"))
+    others = (*_files("e2e", "test_*.py"), *_files("chaos", "test_*.py"))
+    services = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "services").iterdir() if path.name != "webrtc")
     taken = {"chaos", "contract", "e2e", "soak"}
     rest = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").iterdir() if _has_tests(path, taken))
     return [
-        Group("rows", (*chaos, *last)),
-        Group("platform", platform),
-        Group("library", ("libs", *rest, "tests/contract"), MOST_NICE),
-        Group("services", ("services", "devstack"), MOST_NICE),
+        [Group("rows", (*chaos, *last))],
+        [Group("platform", tuple(path for path in others if path not in chaos + last + assistant + calls))],
+        [Group("library", ("libs", *rest, "tests/contract"), MOST_NICE)],
+        [Group("services", (*services, "devstack"), MOST_NICE)],
+        [Group("webrtc", ("services/webrtc",), MOST_NICE), Group("ai, calls", (*assistant, *calls))],
     ]
+
+
+def _files(folder: str, pattern: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / folder).glob(pattern))
 
 
 def _has_tests(path: Path, taken: set[str]) -> bool:
@@ -61,17 +68,22 @@ async def run(group: Group) -> int:
     )
     assert process.stdout is not None
     async for line in process.stdout:
-        sys.stdout.write(f"{group.name:<8} | {line.decode(errors='replace')}")
+        sys.stdout.write(f"{group.name:<9} | {line.decode(errors='replace')}")
         sys.stdout.flush()
     status = await process.wait()
-    print(f"{group.name:<8} | exit status {status} after {time.monotonic() - begun:.0f} s", flush=True)
+    print(f"{group.name:<9} | exit status {status} after {time.monotonic() - begun:.0f} s", flush=True)
     return status
 
 
 async def run_all() -> int:
     """0 when every group passed."""
-    statuses = await asyncio.gather(*(run(group) for group in groups()))
+    statuses = await asyncio.gather(*(run_lane(lane) for lane in lanes()))
     return FAILED if any(statuses) else 0
+
+
+async def run_lane(lane: Sequence[Group]) -> bool:
+    """Whether something failed; what comes after it runs nevertheless."""
+    return any([await run(group) for group in lane])
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ from devstack import ChaosError, Stack, Topology
 from devstack.errors import AlreadyRunningError, NotReadyError, PortBusyError
 from devstack.ports import Ports
 from devstack.process import runs
-from devstack.stack import kind_of
+from devstack.topology import kind_of
 
 SERVERS = Topology(only=frozenset({"postgres", "redis"}))
 
@@ -268,15 +268,16 @@ async def test_a_busy_port_names_its_holder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("dashboard", "dashboard"), ("dashboard-2", "dashboard"), ("ai-core", "ai-core")]
+    ("name", "kind"),
+    [("dashboard", "dashboard"), ("dashboard-2", "dashboard"), ("ai-core", "ai-core"), ("webrtc-2", "webrtc")],
 )
 async def test_instances_are_of_one_kind(name: str, kind: str) -> None:
     assert kind_of(name) == kind
 
 
 async def test_the_layout_of_ports(tmp_path: Path) -> None:
-    stack = Stack(tmp_path, Topology(dashboards=2, only=frozenset()), port_base=18_400, autostart=False)
+    stack = Stack(tmp_path, Topology(dashboards=2, webrtcs=2, only=frozenset()), port_base=18_400, autostart=False)
     async with stack:
-        urls = [stack.url(name) for name in ("dashboard", "ai-core", "webrtc", "dashboard-2")]
-        assert urls == [f"http://127.0.0.1:{18_400 + number}" for number in range(4)]
+        urls = [stack.url(name) for name in ("dashboard", "ai-core", "webrtc", "dashboard-2", "webrtc-2")]
+        assert urls == [f"http://127.0.0.1:{18_400 + number}" for number in range(5)]
         assert stack.grpc("ai-core") == "127.0.0.1:19401"

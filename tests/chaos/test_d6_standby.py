@@ -15,7 +15,7 @@ from tests.harness.signals import shown_open, signalled
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.row("D6"), pytest.mark.stack]
 
-RATE = 40.0
+RATE = 25.0
 HOLD = 1.5  # s
 FAULTS = ("kill", "freeze", "delay", "cut")
 

@@ -42,6 +42,9 @@ class Things:
     async def room(self) -> Answer:
         return await self.platform.call("GET", f"/api/v1/rooms/{self._room}", self.account)
 
+    async def rooms(self) -> Answer:
+        return await self.platform.call("GET", "/api/v1/rooms", self.account)
+
     async def ticket(self) -> Answer:
         return await self.platform.call("POST", f"/api/v1/rooms/{self._room}/token", self.account)
 
@@ -113,11 +116,21 @@ async def test_without_a_provider_agents_can_be_read(platform: Platform, things:
 
 
 @pytest.mark.row("W1")
-async def test_without_its_redis_webrtc_says_so(platform: Platform, things: Things) -> None:
+async def test_without_its_redis_webrtc_goes_on_in_memory_and_says_so(platform: Platform, things: Things) -> None:
     async with cut(platform, "webrtc-redis"):
-        seen = await things.room()
-        assert (seen.status, seen.headers["x-fallback-used"]) == (200, "rooms-database"), seen
-        await lost(things.new_room, "Video calling temporarily unavailable")
+        for use, status in ((things.room, 200), (things.ticket, 200), (things.new_room, 201)):
+            answer = await use()
+            assert (answer.status, answer.headers["x-fallback-used"]) == (status, "memory-rooms"), answer
+            assert answer.seconds < DEADLINE
+        made = answer.body["id"]
+        listed = await things.rooms()
+        assert listed.headers["x-fallback-used"] == "rooms-database", "WebRTC has not seen all of them"
+        assert made in {room["id"] for room in listed.body["items"]}
         assert await platform.circuit("webrtc") == "closed"
         fine(await things.chat())
-    await back(things.new_room)
+
+    async def live() -> bool:
+        return "x-degraded-mode" not in (await things.rooms()).headers
+
+    await eventually(live, "Redis is in use again", FOUND)
+    assert made in {room["id"] for room in fine(await things.rooms())["items"]}

@@ -22,7 +22,7 @@ from tests.harness.signals import shown_open, signalled
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.stack]
 
-RATE = 40.0  # requests per second
+RATE = 25.0  # requests per second
 LEAD = 0.5  # s of load before and after the outage
 HOLD = 1.0  # s with every circuit open
 FAST = 0.5  # s within which 95 of 100 answers come while the circuit is open

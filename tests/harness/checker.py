@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tests.harness.history import Event, Outcome, Write, writes_of
 from tests.harness.labels import mislabelled
-from tests.harness.routes import REDIS, ROUTES, SHOWS_AFTER
+from tests.harness.routes import MEMORY_ROOMS, REDIS, ROUTES, SHOWS_AFTER, WEBRTC
 
 DEADLINE = 2.0  # s, REQUEST_TIMEOUT's default
 TRANSPORT = 0.4  # s for the way there and back on a busy machine of two cores, the fault proxy included
@@ -77,11 +77,12 @@ def check(events: Sequence[Event], before: Database, after: Database, outages: S
         *answered(events),
         *served(events, outages),
         *in_time(events),
+        *ended(events),
         *labelled(events, outages),
         *read_your_writes(events, outages),
         *applied_once(events, before, after),
         *in_order(events, before, after),
-        *made_once(events, after),
+        *made_once(events, after, outages),
         *no_dead_letters(after),
     ]
 
@@ -110,7 +111,7 @@ def useful(event: Event) -> bool:
     """The answer has what was asked for, or accepts the write, one way or the other."""
     if event.kind == "write":
         return event.outcome() is Outcome.OK
-    return event.status in ROUTES[event.kind].good
+    return event.status in ROUTES[event.kind].good and event.body.get("ended", "end") == "end"
 
 
 def served(events: Iterable[Event], outages: Sequence[Outage]) -> Iterator[Violation]:
@@ -125,6 +126,13 @@ def in_time(events: Iterable[Event]) -> Iterator[Violation]:
     for event in events:
         if event.seconds > DEADLINE + TRANSPORT:
             yield Violation("in time", "late", event)
+
+
+def ended(events: Iterable[Event]) -> Iterator[Violation]:
+    """An answer in pieces that has begun ends by saying how: whole, or broken off."""
+    for event in events:
+        if ROUTES[event.kind].pieces and event.status == 200 and event.body.get("ended") not in ("end", "error"):
+            yield Violation("ended", "the stream stopped without an end", event)
 
 
 def labelled(events: Iterable[Event], outages: Sequence[Outage]) -> Iterator[Violation]:
@@ -214,15 +222,25 @@ def in_order(events: Sequence[Event], before: Database, after: Database) -> Iter
             yield Violation("in order", f"{user} is {after.users[user].name!r}, expected one of {possible}")
 
 
-def made_once(events: Iterable[Event], after: Database) -> Iterator[Violation]:
-    """What was accepted is there once, what was refused is not, and what nobody answered at most once."""
+def made_once(events: Iterable[Event], after: Database, outages: Sequence[Outage] = ()) -> Iterator[Violation]:
+    """What was accepted is there once, what was refused is not, and what nobody answered at most once.
+
+    A room that was made in memory is lost with its process (row W1), if that goes before Redis is back.
+    """
     for event in events:
         if event.kind not in after.made:
             continue
         count, outcome = after.made[event.kind].get(event.name, 0), event.outcome()
-        least, most = outcome is Outcome.OK, outcome is not Outcome.FAIL
+        least, most = outcome is Outcome.OK and not _lost(event, outages), outcome is not Outcome.FAIL
         if not least <= count <= most:
             yield Violation("made once", f"{count} of it, though the outcome was {outcome}", event)
+
+
+def _lost(event: Event, outages: Sequence[Outage]) -> bool:
+    if MEMORY_ROOMS not in event.headers.get("x-fallback-used", ""):
+        return False
+    until = max((one.over for one in outages if one.component == REDIS and one.touches(event)), default=event.end)
+    return any(one.component == WEBRTC and one.start <= until and event.start <= one.over for one in outages)
 
 
 def no_dead_letters(after: Database) -> Iterator[Violation]:

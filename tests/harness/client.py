@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
 
 from tests.harness.history import Event
-from tests.harness.routes import ROUTES
+from tests.harness.routes import ROUTES, Route
 
 NO_ANSWER_AFTER = 10.0  # s; far beyond the service's own limit: whoever waits this long got no answer
 _HEADERS = (
@@ -39,7 +40,13 @@ _BODY = (
     "translated",
     "embedding",
     "source",
+    "spoken",
+    "ended",
+    "degraded",
+    "fallbacks",
 )
+_BROKEN = (aiohttp.ClientError, OSError, ValueError)
+STREAM_LIMIT = 15.0  # s for a whole answer in pieces; a provider that has fallen silent is given up after 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +112,7 @@ class Recorder:
         path = route.path.format(user=who.id, room=who.room, agent=who.agent, operation=operation)
         login = {"email": who.email, "password": who.password}
         return await self._send(
-            Event(kind, instance, time.monotonic(), 0.0, None, who.id, name),
+            Event(kind, instance, 0.0, 0.0, None, who.id, name),
             path if kind == "health" else f"/api/v1{path}",
             login if kind == "login" else route.body(name),
             {**(headers or {}), **(who.headers if route.person and kind != "login" else {})},
@@ -113,21 +120,44 @@ class Recorder:
 
     async def _send(self, asked: Event, path: str, body: Any, headers: Mapping[str, str]) -> Event:
         route = ROUTES[asked.kind]
-        url, limit = self.targets[asked.instance] + path, aiohttp.ClientTimeout(total=NO_ANSWER_AFTER)
-        start = time.monotonic()
+        url = self.targets[asked.instance] + path
+        limit = aiohttp.ClientTimeout(total=STREAM_LIMIT if route.pieces else NO_ANSWER_AFTER)
+        given = {**headers, "accept": "text/event-stream"} if route.pieces else headers
+        asked = replace(asked, start=time.monotonic())
         try:
-            async with self._session.request(route.method, url, json=body, headers=headers, timeout=limit) as answer:
-                streams = route.stream and answer.status == 200
-                content = {} if streams else await answer.json(content_type=None)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            return _event(asked, start, None, {}, {}, error=f"{type(error).__name__}: {error}")
-        return _event(asked, start, answer.status, answer.headers, content if isinstance(content, dict) else {})
+            async with self._session.request(route.method, url, json=body, headers=given, timeout=limit) as answer:
+                begun = time.monotonic() if route.pieces else 0.0
+                content = await _content(route, answer)
+        except _BROKEN as error:
+            return _event(asked, None, {}, {}, error=f"{type(error).__name__}: {error}")
+        return _event(replace(asked, begun=begun), answer.status, answer.headers, content)
+
+
+async def _content(route: Route, answer: aiohttp.ClientResponse) -> Mapping[str, Any]:
+    """What is to be kept of a body."""
+    if answer.status == 200 and route.stream:
+        return {}
+    if answer.status == 200 and route.pieces:
+        return await _last_piece(answer)
+    content = await answer.json(content_type=None)
+    if not isinstance(content, dict):
+        return {}
+    return {**content, "spoken": content["audio"] is not None} if "audio" in content else content
+
+
+async def _last_piece(answer: aiohttp.ClientResponse) -> Mapping[str, Any]:
+    """What the last event says, and its kind as ``ended``: empty when the stream just stopped."""
+    try:
+        kind, data = (await answer.read()).rstrip(b"\n").rpartition(b"\n\n")[2].split(b"\n")
+        return {**json.loads(data.removeprefix(b"data: ")), "ended": kind.removeprefix(b"event: ").decode()}
+    except _BROKEN as error:
+        return {"ended": "", "message": f"{type(error).__name__}: {error}"}
 
 
 def _event(
-    asked: Event, start: float, status: int | None, headers: Mapping[str, str], content: Mapping[str, Any], **more: str
+    asked: Event, status: int | None, headers: Mapping[str, str], content: Mapping[str, Any], error: str = ""
 ) -> Event:
     body = {key: content[key] for key in _BODY if key in content}
     seen = {key: headers[key] for key in _HEADERS if key in headers}
     name = asked.name or str(body.get("display_name", ""))
-    return Event(asked.kind, asked.instance, start, time.monotonic(), status, asked.user, name, seen, body, **more)
+    return replace(asked, end=time.monotonic(), status=status, name=name, headers=seen, body=body, error=error)

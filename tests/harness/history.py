@@ -39,11 +39,13 @@ class Event:
     headers: dict[str, str] = field(default_factory=dict)
     body: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    begun: float = 0.0
+    """Of an answer that comes in pieces: when the first of them was there."""
 
     @property
     def seconds(self) -> float:
-        """From the first byte sent to the last byte received."""
-        return self.end - self.start
+        """From the first byte sent to the last byte received; of an answer in pieces to the first."""
+        return (self.begun or self.end) - self.start
 
     @property
     def degraded(self) -> bool:

@@ -24,6 +24,7 @@ LABELS = {
     AI_CORE: ("D3",),
     WEBRTC: ("D4",),
     KAFKA: ("D5",),
+    "turn": ("W2",),
     STANDBY: ("D6",),
     PROVIDERS: ("A2", "A5"),
 }
@@ -31,6 +32,9 @@ LABELS = {
 
 COPIES = frozenset({"redis-cache", "memory-cache", "postgres-standby", "rooms-database"})
 """Fallbacks that serve what may be outdated."""
+
+MEMORY_ROOMS = "memory-rooms"
+"""Rooms in the memory of a WebRTC that has lost its Redis."""
 
 SHOWS_AFTER = {REDIS: 1.0}
 """Seconds from the opening of the circuits until good answers admit it: a session that Redis has just confirmed is not
@@ -70,6 +74,8 @@ class Route:
     """A write that is accepted in emergency mode as well; reads always are."""
     stream: bool = False
     """Server-sent events: only the beginning is waited for."""
+    pieces: bool = False
+    """An answer as server-sent events, read to the end: the last one says whether it is whole."""
 
     @property
     def affected(self) -> frozenset[str]:
@@ -119,7 +125,7 @@ ROUTES: Mapping[str, Route] = {
         "/rooms",
         1,
         "webrtc postgres",
-        fails=_ROOMS,
+        fails=_any("webrtc"),
         good=(201,),
         body=lambda name: {"name": name},
     ),
@@ -155,6 +161,19 @@ ROUTES: Mapping[str, Route] = {
         shows="postgres",
         fails=_any("ai-core", "providers", "postgres+redis"),
         body=lambda name: {"message": f"Say {name}"},
+    ),
+    "chat_stream": _route(
+        "POST",
+        "/agents/{agent}/chat",
+        2,
+        "ai-core postgres providers",
+        shows="postgres",
+        fails=_any("ai-core", "providers", "postgres+redis"),
+        body=lambda name: {"message": f"Tell {name}"},
+        pieces=True,
+    ),
+    "speech": _route(
+        "POST", "/speech", 2, "ai-core providers", shows="ai-core", body=lambda name: {"text": f"Speak {name}"}
     ),
     "translate": _route(
         "POST",

@@ -24,6 +24,11 @@ class Simulator:
         async with self._session.delete(f"{self._url}/{what}") as answer:
             assert answer.status == 200
 
+    async def pace(self, seconds: float) -> None:
+        """The time between two tokens of every answer, until the process ends."""
+        async with self._session.put(f"{self._url}/settings", json={"token_delay": seconds}) as answer:
+            assert answer.status == 200, await answer.text()
+
     async def calls(self, target: str, kind: str = "chat") -> int:
         """Calls that reached a model."""
         async with self._session.get(f"{self._url}/calls") as answer:

@@ -92,6 +92,13 @@ def test_a_good_history_has_no_violations() -> None:
         (event("chat", 3.0, 401), "answered"),
         (event("translate", 3.0, body={"translated": False}), "labelled"),
         (event("health", 15.0, 503), "served"),
+        (event("chat_stream", 3.0, body={"ended": ""}), "ended"),
+        (event("chat_stream", 3.0, body={"ended": "delta"}), "ended"),
+        (event("chat_stream", 3.0, body={"ended": "error"}), "served"),
+        (event("chat_stream", 3.0, body={"ended": "end", "degraded": True, "fallbacks": ["redis-queue"]}), "labelled"),
+        (event("chat_stream", 15.0, headers=LABEL, body={"ended": "end", "degraded": False}), "labelled"),
+        (event("speech", 3.0, body={"spoken": False}), "labelled"),
+        (event("speech", 15.0, headers=LABEL, body={"spoken": False}), "labelled"),
         (event("pricing", 15.0, 503, headers=RETRY, body=GONE), "served"),
     ],
 )
@@ -101,6 +108,16 @@ def test_a_planted_event_is_found(planted: Event, rule: str) -> None:
 
 def test_an_error_is_no_violation_where_nothing_better_is_promised() -> None:
     assert rules([*GOOD, event("search", 15.0, 503, headers=RETRY, body=GONE)]) == set()
+
+
+def test_a_stream_is_in_time_when_it_begins_in_time_and_may_break_off_with_what_breaks() -> None:
+    outage = replace(OUTAGE, component="providers", noticed=math.inf)
+    broken = event("chat_stream", 9.5, end=20.0, begun=9.6, body={"ended": "error"})
+    assert not check(
+        [*GOOD[:2], broken], BEFORE, replace(AFTER, users={USER: Row("one", 2)}, changes={USER: 1}), [outage]
+    )
+    late = replace(broken, begun=13.0)
+    assert "in time" in rules([*GOOD, late])
 
 
 def test_two_outages_at_once_may_take_more() -> None:
@@ -124,6 +141,14 @@ def test_what_is_made_is_made_once(status: int, count: int, well: bool) -> None:
     made = event("new_agent", 3.0, status, name="a")
     after = replace(AFTER, made={"new_agent": {"a": count}})
     assert [one.rule for one in made_once([made], after)] == ([] if well else ["made once"])
+
+
+@pytest.mark.parametrize(("start", "rules"), [(20.0, []), (40.0, ["made once"])])
+def test_a_room_in_memory_is_lost_with_its_process_until_redis_is_back(start: float, rules: list[str]) -> None:
+    made = event("new_room", 15.0, 201, name="a", headers={**LABEL, "x-fallback-used": "memory-rooms"})
+    outages = [replace(OUTAGE, component="redis"), replace(OUTAGE, start=start, over=start + 5, component="webrtc")]
+    after = replace(AFTER, made={"new_room": {}})
+    assert [one.rule for one in made_once([made], after, outages)] == rules
 
 
 def test_what_nobody_counts_is_not_judged() -> None:

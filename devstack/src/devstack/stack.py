@@ -18,7 +18,7 @@ from devstack.errors import ChaosError, ComponentError, NotReadyError
 from devstack.ports import DEFAULT_BASE, Ports
 from devstack.process import Process, truncate_grown
 from devstack.state import StateDir, clean_up
-from devstack.topology import Plan, Topology
+from devstack.topology import Plan, Topology, kind_of
 from devstack.toxiproxy import ToxiproxyClient
 
 Fault = Literal["killed", "frozen", "delayed", "cut"]
@@ -26,7 +26,7 @@ READY_POLL = 0.05  # s
 WATCH_INTERVAL = 0.5  # s between looks at the components' health as processes
 NEEDS_LIMIT = 60.0  # s that a start waits for what it needs: making a cluster on a slow disk
 # The order of stopping. The primary waits for a standby that still listens, so that one goes first.
-TIERS = (("dashboard",), ("ai-core", "webrtc"), ("providers", "standby"), ("postgres", "redis", "kafka"))
+TIERS = (("dashboard",), ("ai-core", "webrtc"), ("providers", "standby", "turn"), ("postgres", "redis", "kafka"))
 
 
 @dataclass
@@ -306,7 +306,9 @@ class Stack:
             raise ChaosError("this stack runs without fault proxies: nothing can be delayed or cut")
         await self._proxy_ready()
         self.unit(name)
-        for edge in self.plan.edges_to(name):
+        if not (edges := self.plan.edges_to(name)):
+            raise ChaosError(f"{name} is not reached through a fault proxy: it can be killed and frozen only")
+        for edge in edges:
             await self._toxiproxy.add(edge, kind, attributes)
 
     async def _unpoison(self, name: str) -> None:
@@ -432,11 +434,6 @@ class Stack:
                     await self.cut(name)
                 if name in self._delays:
                     await self.delay(name, self._delays[name])
-
-
-def kind_of(name: str) -> str:
-    """``dashboard`` for ``dashboard-2``."""
-    return name.rstrip("0123456789").rstrip("-") if name.startswith("dashboard") else name
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -12,7 +12,19 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from devstack import privileges
-from devstack.components import Component, FaultProxy, Kafka, Postgres, Providers, Service, Standby, Valkey, providers
+from devstack.components import (
+    Component,
+    FaultProxy,
+    Kafka,
+    Postgres,
+    Providers,
+    Service,
+    Standby,
+    Turn,
+    Valkey,
+    providers,
+    turn,
+)
 from devstack.ports import DEFAULT_BASE, GRPC_OFFSET, Ports
 from devstack.state import StateDir
 
@@ -21,6 +33,11 @@ SERVERS = ("postgres", "redis", "kafka", "providers")
 KAFKA_EDGE = "services-kafka"
 PortKind = Literal["http", "grpc", "tcp"]
 STUN = "stun:stun.l.google.com:19302"
+
+
+def kind_of(name: str) -> str:
+    """``dashboard`` for ``dashboard-2``."""
+    return name.rstrip("0123456789").rstrip("-")
 
 
 @dataclass(frozen=True)
@@ -38,16 +55,18 @@ class Edge:
 class Topology:
     """What to run.
 
-    ``dashboards``: instances; the second is called ``dashboard-2``. ``proxied``: with a fault proxy on every edge
-    (without it nothing can be delayed or cut). ``standby``: with a streaming standby of PostgreSQL, from which the
-    Dashboards may read. ``only``: a subset of the components; the addresses of the others are
-    still configured, and nobody answers there. ``env``: settings for all services; ``service_env``: for one component,
-    by name.
+    ``dashboards``, ``webrtcs``: instances; the second is called ``dashboard-2``, ``webrtc-2``. ``proxied``: with a
+    fault proxy on every edge (without it nothing can be delayed or cut). ``standby``: with a streaming standby of
+    PostgreSQL, from which the Dashboards may read. ``turn``: with TURN; where coturn is not installed nobody answers
+    at its address. ``only``: a subset of the components; the addresses of the others are still configured, and nobody
+    answers there. ``env``: settings for all services; ``service_env``: for one component, by name.
     """
 
     dashboards: int = 1
+    webrtcs: int = 1
     proxied: bool = True
     standby: bool = False
+    turn: bool = False
     only: frozenset[str] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     service_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -57,17 +76,23 @@ class Topology:
         return ("dashboard", *(f"dashboard-{number}" for number in range(2, self.dashboards + 1)))
 
     @property
+    def webrtc_names(self) -> tuple[str, ...]:
+        return ("webrtc", *(f"webrtc-{number}" for number in range(2, self.webrtcs + 1)))
+
+    @property
     def services(self) -> tuple[str, ...]:
-        return (*self.dashboard_names, "ai-core", "webrtc")
+        return (*self.dashboard_names, "ai-core", *self.webrtc_names)
 
     @property
     def components(self) -> tuple[str, ...]:
         """Names of everything that is to run, in the order in which it is started."""
-        wanted = [*SERVERS, "ai-core", "webrtc", *self.dashboard_names]
+        wanted = [*SERVERS, "ai-core", *self.webrtc_names, *self.dashboard_names]
         if providers.real():
             wanted.remove("providers")
         if self.standby:
             wanted.insert(SERVERS.index("postgres") + 1, "standby")
+        if self.turn and turn.installed():
+            wanted.insert(wanted.index("kafka") + 1, "turn")
         return tuple(name for name in wanted if self.only is None or name in self.only)
 
     def edges(self) -> Iterator[Edge]:
@@ -82,7 +107,9 @@ class Topology:
         yield Edge("ai-core-postgres", "ai-core", "postgres")
         yield Edge("ai-core-redis", "ai-core", "redis")
         yield Edge("ai-core-providers", "ai-core", "providers")
-        yield Edge("webrtc-redis", "webrtc", "redis")
+        for webrtc in self.webrtc_names:
+            yield Edge(f"{webrtc}-postgres", webrtc, "postgres")
+            yield Edge(f"{webrtc}-redis", webrtc, "redis")
         yield Edge(KAFKA_EDGE, "services", "kafka")
         for service in self.services:
             yield Edge(f"client-{service}", "client", service, "http")
@@ -125,7 +152,7 @@ class Plan:
         name = f"{service} {kind}"
         if self._base is None:
             return self.ports.free(name)
-        order = ["dashboard", "ai-core", "webrtc", *self.topology.dashboard_names[1:]]
+        order = ["dashboard", "ai-core", "webrtc", *self.topology.dashboard_names[1:], *self.topology.webrtc_names[1:]]
         return self.ports.fixed(name, self._base + order.index(service) + (GRPC_OFFSET if kind == "grpc" else 0))
 
     def _own(self, target: str, kind: PortKind) -> int:
@@ -143,6 +170,9 @@ class Plan:
         if self.topology.standby:
             self.standby = Standby(self._own("standby", "tcp"), self.postgres, secret("postgres"))
             known.append(self.standby)
+        if self.topology.turn:
+            self.turn = Turn(self._own("turn", "tcp"), secret("turn"), state.path / "turn")
+            known.append(self.turn)
         known += [self._service(name) for name in self.topology.services]
         by_name = {component.name: component for component in known}
         self.components = {name: by_name[name] for name in self.topology.components}
@@ -154,7 +184,7 @@ class Plan:
         return Kafka(own, advertised, self._state.path / "kafka", self._state.record("kafka-broker"))
 
     def _service(self, name: str) -> Service:
-        module = "dashboard" if name in self.topology.dashboard_names else name.replace("-", "_")
+        module = kind_of(name).replace("-", "_")
         env = {
             **self._common(name),
             **self._dependencies(name, module),
@@ -175,10 +205,10 @@ class Plan:
 
     def _dependencies(self, name: str, module: str) -> dict[str, str]:
         env = {"REDIS_URL": self.redis.url_at(self.listen(f"{name}-redis"))}
-        if module != "webrtc":
-            env["DATABASE_URL"] = self.postgres.url_at(self.listen(f"{name}-postgres"), module)
-        if module == "dashboard":
+        env["DATABASE_URL"] = self.postgres.url_at(self.listen(f"{name}-postgres"), module)
+        if module != "ai_core":
             env["KAFKA_BOOTSTRAP_SERVERS"] = f"127.0.0.1:{self.listen(KAFKA_EDGE)}"
+        if module == "dashboard":
             if self.topology.standby:
                 env["DATABASE_REPLICA_URL"] = self.standby.url_at(self.listen(f"{name}-standby"), module)
             env["AI_CORE_GRPC"] = f"127.0.0.1:{self.listen(f'{name}-ai-core')}"
@@ -187,5 +217,12 @@ class Plan:
             env |= providers.environment(self.listen("ai-core-providers"))
         if module == "webrtc":
             env["STUN_URLS"] = os.environ.get("STUN_URLS", STUN)
+            if self.topology.turn:
+                env |= self._turn()
             env["PUBLIC_WS_URL"] = f"ws://127.0.0.1:{self.public(name, 'http')}/ws"
         return env
+
+    def _turn(self) -> dict[str, str]:
+        """Over UDP, and over TCP for networks without it; not through the fault proxy, which knows TCP only."""
+        urls = f"{self.turn.url}?transport=udp,{self.turn.url}?transport=tcp"
+        return {"TURN_URLS": urls, "TURN_SECRET": self._state.secret("turn")}

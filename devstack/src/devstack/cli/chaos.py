@@ -16,7 +16,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Component = Annotated[
-    str, typer.Argument(help="postgres, standby, redis, kafka, providers, dashboard, ai-core or webrtc.")
+    str, typer.Argument(help="postgres, standby, redis, kafka, turn, providers, dashboard, ai-core or webrtc.")
 ]
 
 

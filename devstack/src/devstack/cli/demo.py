@@ -28,12 +28,16 @@ def demo(
     matrix says.
     """
     # Here, because drivers and frameworks come with it: half a second that other commands need not spend.
+    from devstack.components import turn
     from devstack.demo.scenarios import SCENARIOS
 
     chosen = [scenario for scenario in SCENARIOS if row.upper() in ("", scenario.row)]
     if not chosen:
         known = ", ".join(sorted({scenario.row for scenario in SCENARIOS}))
         raise typer.BadParameter(f"the tour has no row {row!r}; it has {known}", param_hint="--row")
+    if any(scenario.dependency == "turn" for scenario in chosen) and not turn.installed():
+        say(turn.MISSING)
+        chosen = [scenario for scenario in chosen if scenario.dependency != "turn"]
     with tempfile.TemporaryDirectory(prefix="auralink-demo-") as folder:
         Path(folder).chmod(0o711)  # PostgreSQL may run as another user
         results = asyncio.run(_run(chosen, folder))
@@ -42,14 +46,23 @@ def demo(
 
 
 async def _run(chosen: list[Scenario], folder: str) -> list[Result]:
+    from devstack.components import turn
     from devstack.demo.tour import tour
     from devstack.stack import Stack
     from devstack.topology import Topology
 
     say("starting a platform for the tour")
-    async with Stack(folder, Topology(standby=True), port_base=None, say=say) as stack:
+    topology = Topology(standby=True, turn=turn.installed(), env=embedding())
+    async with Stack(folder, topology, port_base=None, say=say) as stack:
         say(f"watch it at {stack.url('dashboard')}/")
         return await tour(stack, chosen, say)
+
+
+def embedding() -> dict[str, str]:
+    """An embedding provider that can be broken, although it is a simulated one; with real providers the user's own."""
+    from devstack.components import providers
+
+    return {} if providers.real() else {"AI_EMBEDDING_MODEL": "openai:text-embedding-3-small"}
 
 
 def table(results: list[Result]) -> Table:

@@ -46,7 +46,8 @@ def up(
         bool, typer.Option("--detach", "-d", help="Return when ready; `auralink down` stops it.")
     ] = False,
 ) -> None:
-    """Start the platform: PostgreSQL, Valkey, a Kafka broker, a simulated LLM provider and the three services.
+    """Start the platform: PostgreSQL, Valkey, a Kafka broker, a simulated LLM provider, coturn where it is installed,
+    and the three services.
 
     Ctrl-C stops it.
     """
@@ -55,10 +56,13 @@ def up(
         options = ["--port-base", port_base, "--only", only, *(["--standby"] if standby else [])]
         raise typer.Exit(_detached(StateDir(state_dir), options))
     # Here, because drivers and frameworks come with it: half a second that other commands need not spend.
+    from devstack.components import turn
     from devstack.stack import Stack
     from devstack.supervisor import run
 
     stack = Stack(state_dir, topology, port_base=base, say=say)
+    if topology.only is None and not turn.installed():
+        say(turn.MISSING)
     raise typer.Exit(asyncio.run(run(stack, say)))
 
 
@@ -92,9 +96,9 @@ def parse_only(text: str, *, standby: bool = False) -> Topology:
     from devstack.topology import Topology
 
     names = frozenset(filter(None, text.split(",")))
-    if unknown := names - set(Topology(standby=standby).components):
+    if unknown := names - set(Topology(standby=standby, turn=True).components):
         raise typer.BadParameter(f"no such component: {', '.join(sorted(unknown))}", param_hint="--only")
-    return Topology(standby=standby, only=names or None)
+    return Topology(standby=standby, turn=True, only=names or None)
 
 
 def _detached(state: StateDir, options: list[str]) -> int:

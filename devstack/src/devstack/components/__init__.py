@@ -7,6 +7,7 @@ from devstack.components.providers import Providers
 from devstack.components.proxy import FaultProxy
 from devstack.components.service import Service
 from devstack.components.standby import Standby
+from devstack.components.turn import Turn
 from devstack.components.valkey import Valkey
 
-__all__ = ["Component", "FaultProxy", "Kafka", "Postgres", "Providers", "Service", "Standby", "Valkey"]
+__all__ = ["Component", "FaultProxy", "Kafka", "Postgres", "Providers", "Service", "Standby", "Turn", "Valkey"]

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -37,7 +40,8 @@ log = logs.get_logger("migrations")
 
 
 def driver_url(url: str) -> str:
-    """The address as SQLAlchemy's asyncpg dialect wants it."""
+    """The address as SQLAlchemy's asyncpg dialect wants it, which calls libpq's ``sslmode`` by another name."""
+    url = re.sub(r"([?&])sslmode=", r"\1ssl=", url)
     return url.replace("postgresql://", "postgresql+asyncpg://", 1).replace("postgres://", "postgresql+asyncpg://", 1)
 
 
@@ -65,7 +69,16 @@ def _migrate(connection: Connection, scripts: Path) -> None:
     config = Config()
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    if _is_newer(connection, config):
+        log.info("the database is a newer version's; it is used as it is")
+    else:
+        command.upgrade(config, "head")
+
+
+def _is_newer(connection: Connection, config: Config) -> bool:
+    """Whether a newer version of the service has been here, as after a rollback: its migrations leave us room."""
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    return not known.issuperset(MigrationContext.configure(connection).get_current_heads())
 
 
 def lock_key(scripts: Path) -> int:

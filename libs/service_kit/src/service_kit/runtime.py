@@ -102,6 +102,9 @@ class ServiceRuntime:
         self._phase_listeners: list[Callable[[bool], Awaitable[None]]] = []
         self.events.subscribe(self.metrics.listen)
         self.events.subscribe(self._on_event)
+        if self.tracing.listener is not None:
+            self.events.subscribe(self.tracing.listener)
+        self._watch_hands()
         self.background("refresh", self._refresh_forever)
         self._show_mode()
 
@@ -329,6 +332,15 @@ class ServiceRuntime:
     def _show_mode(self) -> None:
         outside = sum(spent for mode, spent in self.tracker.seconds.items() if mode is not Mode.NORMAL)
         self.metrics.mode(self.tracker.mode, outside)
+
+    def _watch_hands(self) -> None:
+        """What an operator holds is a metric: it is easily forgotten."""
+        watch = self.metrics.watch
+        watch("service_mode_held", "1 while an operator holds the mode.", lambda: self.tracker.held)
+        watch("circuit_breakers_held", "Circuits that an operator holds.", self._held)
+
+    def _held(self) -> int:
+        return sum(policy.status().held for policy in self.policies.values())
 
     async def _refresh_forever(self) -> None:
         while True:

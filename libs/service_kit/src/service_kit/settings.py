@@ -7,6 +7,7 @@ hold a secret. Exit status 2.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -28,6 +29,8 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from resilience.matrix import Row
+
+from . import sentinel_url
 
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 SIZE_UNITS = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
@@ -200,8 +203,16 @@ def postgres_url(value: str | None) -> str:
 
 def redis_url(value: str | None) -> str:
     """For a service that needs Redis. Raises ValueError."""
+    plain = "redis://[USER:PASSWORD@]HOST:PORT[/DATABASE]"
+    if value and value.startswith(sentinel_url.SCHEMES):
+        with contextlib.suppress(ValueError):
+            sentinel_url.parse(value)
+            return value
+        raise PydanticCustomError("redis_url", "expected redis+sentinel://[:PASSWORD@]HOST:PORT,.../SERVICE[/DATABASE]")
+    if value and value.startswith(("redis+cluster://", "rediss+cluster://")):
+        raise PydanticCustomError("redis_url", f"is a Redis Cluster, which cannot be used; expected {plain}")
     if not value or not value.startswith(("redis://", "rediss://", "unix://")):
-        raise PydanticCustomError("redis_url", "expected redis://[USER:PASSWORD@]HOST:PORT[/DATABASE]")
+        raise PydanticCustomError("redis_url", f"expected {plain}, or redis+sentinel://HOST:PORT,.../SERVICE")
     return value
 
 

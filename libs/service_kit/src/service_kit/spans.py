@@ -11,6 +11,8 @@ from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from resilience.events import Event, FallbackUsed, Transitioned
+
 from .context import RequestContext
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -44,3 +46,17 @@ class ServerSpan:
                 span.set_status(trace.StatusCode.ERROR)
         span.end()
         otel.detach(self._token)
+
+
+def note(event: Event) -> None:
+    """A fallback that was tried, or a circuit that changed, as an event on the span of the request it happened to."""
+    span = trace.get_current_span()
+    if not span.is_recording():
+        return
+    if isinstance(event, FallbackUsed):
+        found = {"auralink.row": event.row, "auralink.fallback": event.fallback, "auralink.outcome": event.outcome}
+        span.add_event("fallback", found)
+    elif isinstance(event, Transitioned):
+        change = event.transition
+        states = {"auralink.circuit.from": change.old.value, "auralink.circuit.to": change.new.value}
+        span.add_event("circuit changed", {"auralink.row": event.row, **states})

@@ -7,6 +7,7 @@ much. Traces exist only where an OTLP endpoint is configured; without one no spa
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -18,9 +19,14 @@ from resilience.breaker import CircuitState
 from resilience.events import CallFinished, FallbackUsed, Transitioned
 from resilience.modes import Mode
 
+from .errors import TABLE, ErrorReason
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Tracer
+
+    from resilience.events import EventListener
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -28,7 +34,8 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 RECOVERIES = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
 MAX_TRACKED_ERRORS = 1000
-TRACER_SHUTDOWN = 2.0
+TRACER_SHUTDOWN = 2.0  # seconds for the last spans
+EXPORT_TIMEOUT = 2  # seconds for one batch
 
 
 class Metrics:
@@ -67,6 +74,9 @@ class Metrics:
             "error_type",
             buckets=RECOVERIES,
         )
+        for reason, mapped in TABLE.items():  # from the first scrape on: an increase from nothing is none to Prometheus
+            if mapped.http >= 500 or reason is ErrorReason.CIRCUIT_OPEN:
+                self._recovery.labels(reason.value)
         self._http = histogram(
             "http_server_request_duration_seconds",
             "Duration of HTTP server requests.",
@@ -185,11 +195,16 @@ class Metrics:
 
 
 class Tracing:
-    """Spans at the edges, exported over OTLP; `tracer` is None where no endpoint is configured."""
+    """Spans at the edges, exported over OTLP; `tracer` is None where no endpoint is configured.
+
+    `listener` notes what the resilience core says on the span of the request that it happened to.
+    """
 
     def __init__(self, service: str, endpoint: str | None) -> None:
         self._provider: TracerProvider | None = None
+        self._exporter: SpanExporter | None = None
         self.tracer: Tracer | None = None
+        self.listener: EventListener | None = None
         if endpoint:
             self._start(service, endpoint)
 
@@ -201,14 +216,24 @@ class Tracing:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+        from .spans import note
+
         self._provider = TracerProvider(resource=Resource.create({"service.name": service}), shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https://"), timeout=2)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        insecure = not endpoint.startswith("https://")
+        self._exporter = OTLPSpanExporter(endpoint=endpoint, insecure=insecure, timeout=EXPORT_TIMEOUT)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         trace.set_tracer_provider(self._provider)
         self.tracer = self._provider.get_tracer("service_kit")
+        self.listener = note
 
     def close(self) -> None:
-        """Send what is left and stop; blocks up to the exporter's own limit, so it is run in a thread."""
-        if self._provider is not None:
-            self._provider.force_flush(int(TRACER_SHUTDOWN * 1000))
-            self._provider.shutdown()
+        """Send what is left and stop; blocks for `TRACER_SHUTDOWN` and a moment at most, so it is run in a thread."""
+        if self._provider is None or self._exporter is None:
+            return
+        # The SDK's own limit does not hold: with a frozen collector it waits for one batch after the other.
+        flush = threading.Thread(target=self._provider.force_flush, name="last spans", daemon=True)
+        flush.start()
+        flush.join(TRACER_SHUTDOWN)
+        if flush.is_alive():
+            self._exporter.shutdown()  # ends the call it waits in; the rest is dropped
+        self._provider.shutdown()
