@@ -19,7 +19,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test compose-test check check-style check-types check-imports check-proto check-docs check-isolated demo bench bench-resilience simulate mutate cover soak audit docs fmt proto python
+.PHONY: help setup up down test compose-test alerts-test nat-test check check-style check-types check-imports check-proto check-docs check-isolated demo bench bench-resilience simulate mutate cover soak audit docs fmt proto python
 
 help: ## Show this list
 	@echo "AuraLink: services that keep working while the things they depend on die."
@@ -39,6 +39,12 @@ test: $(STAMP) ## Run the whole test suite, on real servers (ARGS="-k queue")
 
 compose-test: $(STAMP) ## Run the platform in containers and break its PostgreSQL (needs a Docker engine and compose 2)
 	AURALINK_COMPOSE_TESTS=1 $(BIN)/pytest -m compose tests/compose $(ARGS)
+
+alerts-test: $(STAMP) ## Rules and routes, and an alert through a real Prometheus and Alertmanager (their Debian packages)
+	$(BIN)/pytest tests/deploy/test_rules.py tests/deploy/test_alerting.py $(ARGS)
+
+nat-test: $(STAMP) ## Calls between every pair of NAT kinds, in network namespaces (needs root, Chromium, nftables)
+	AURALINK_NAT_TESTS=1 $(BIN)/pytest -m nat tests/nat $(ARGS)
 
 check: check-style check-types check-imports check-proto check-docs check-isolated ## Style, types, dependency rules, protocol (all: make -k check)
 
@@ -70,6 +76,8 @@ check-isolated: $(STAMP)
 
 check-docs: $(STAMP)
 	$(BIN)/python tools/gen_docs.py --check
+	$(BIN)/python -m tools.gen_alerts --check
+	$(BIN)/python -m tools.gen_dashboards --check
 
 demo: $(STAMP) ## Break each row of the matrix in turn, and show what callers saw
 	@exec $(BIN)/auralink demo $(ARGS)
@@ -97,8 +105,10 @@ soak: $(STAMP) ## Break the platform at random for MINUTES=10 and hold what call
 audit: $(STAMP) ## Look the locked dependencies up in the advisory database (needs the network)
 	$(UV) audit --frozen $(ARGS)
 
-docs: $(STAMP) ## Write the documents that are made from code
+docs: $(STAMP) ## Write the documents, alerts and dashboards that are made from code
 	$(BIN)/python tools/gen_docs.py
+	$(BIN)/python -m tools.gen_alerts
+	$(BIN)/python -m tools.gen_dashboards
 
 fmt: $(STAMP) ## Format the code and apply the safe fixes
 	$(BIN)/ruff check --fix

@@ -57,17 +57,17 @@ async def test_sigterm_drains(start: Callable[..., Any]) -> None:
 
 
 async def test_a_request_that_comes_while_draining_is_answered_as_well(start: Callable[..., Any]) -> None:
-    process = start(REQUEST_TIMEOUT="5s", DRAIN_TIMEOUT="8s")
+    process = start(REQUEST_TIMEOUT="8s", DRAIN_TIMEOUT="12s")
     base = f"http://127.0.0.1:{process.http}"
     async with aiohttp.ClientSession() as session:
         await ready(session, base)
-        first = asyncio.create_task(get(session, f"{base}/api/v1/slow?seconds=1"))
+        first = asyncio.create_task(get(session, f"{base}/api/v1/slow?seconds=2.5"))
         await get(session, f"{base}/api/v1/hello")
         process.terminate()
         async with asyncio.timeout(2.5):
             while (await get(session, f"{base}/health/ready"))[0] != 503:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.01)
-        second = asyncio.create_task(get(session, f"{base}/api/v1/slow?seconds=2.5"))
+        second = asyncio.create_task(get(session, f"{base}/api/v1/slow?seconds=4"))
         assert await first == await second == (200, b"done")
     assert (await process.ended())[0] == 0
 

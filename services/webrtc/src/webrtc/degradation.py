@@ -1,4 +1,4 @@
-"""What the WebRTC service promises while a dependency is gone: its rows of the matrix, as far as they are built."""
+"""What the WebRTC service promises while a dependency is gone: its rows of the matrix."""
 
 from resilience import CallTimeout, Priority, Row, Verdict, classify_by, default_classify
 from webrtc.model import DomainError
