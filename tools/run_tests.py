@@ -34,17 +34,16 @@ def lanes() -> list[list[Group]]:
     chaos = tuple(f"tests/chaos/test_{name}.py" for name in rows)
     last = ("tests/soak", "tests/chaos/test_pairs.py")  # everything broken at once: when the other lanes are through
     assistant = (*_files("chaos", "test_a*.py"), *_files("e2e", "test_gateway*.py"))
-    calls = (*_files("chaos", "test_w*.py"), *_files("e2e", "test_call*.py"))
     others = (*_files("e2e", "test_*.py"), *_files("chaos", "test_*.py"))
     services = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "services").iterdir() if path.name != "webrtc")
     taken = {"chaos", "contract", "e2e", "soak"}
     rest = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").iterdir() if _has_tests(path, taken))
     return [
         [Group("rows", (*chaos, *last))],
-        [Group("platform", tuple(path for path in others if path not in chaos + last + assistant + calls))],
+        [Group("platform", tuple(path for path in others if path not in chaos + last + assistant))],
         [Group("library", ("libs", *rest, "tests/contract"), MOST_NICE)],
         [Group("services", (*services, "devstack"), MOST_NICE)],
-        [Group("webrtc", ("services/webrtc",), MOST_NICE), Group("ai, calls", (*assistant, *calls))],
+        [Group("webrtc", ("services/webrtc",), MOST_NICE), Group("assistant", assistant)],
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from statistics import quantiles
 
 import pytest
 
@@ -35,7 +36,7 @@ async def test_under_load_nothing_breaks_and_one_line_says_so(platform: Platform
         assert "stale" not in answer.body
     for answer in during:
         assert "x-degraded-mode" not in answer.headers, answer
-        assert answer.seconds < SOON, answer
+    assert quantiles([answer.seconds for answer in during], n=20)[-1] < SOON, "of 100 answers 95 come at once"
     for one in talkers:
         assert await one.history() == one.said[-10:], "what was said is in the database, and in order"
     await platform.stack.heal("redis")
