@@ -111,6 +111,23 @@ async def test_nothing_is_lost_or_out_of_order_over_a_short_cut(stack: Stack, pa
     assert not one.cluster.alone
 
 
+async def test_what_was_read_takes_no_memory_in_redis(pair: tuple[Instance, Instance]) -> None:
+    one, two = pair
+    room_id = await shared_room(one)
+    ann, bob = await one.world.join("ann", room_id), await two.world.join("bob", room_id)
+    await ann.until("joined")
+    for number in range(100):
+        await ann.say("signal", to=bob.id, data={"n": number, "sdp": "x" * 8_000})
+        assert (await bob.until("signal"))["data"]["n"] == number
+    inbox = f"webrtc:inbox:{two.name}"
+
+    async def small() -> bool:
+        return bool(await one.client.xlen(inbox) < 20)
+
+    await eventually(small)
+    assert await one.client.xlen(inbox) > 0, "the last one says how far the inbox has come"
+
+
 @AWAY
 async def test_calls_go_on_without_redis_and_are_merged_after_it(
     stack: Stack, pair: tuple[Instance, Instance], fault: str

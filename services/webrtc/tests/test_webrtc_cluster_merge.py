@@ -16,7 +16,8 @@ from webrtc.ports import StoreUnavailable
 from webrtc.usecases.cluster import codec
 from webrtc.usecases.cluster.merge import earlier, join, rank, settle
 from webrtc.usecases.cluster.outbox import Outbox
-from webrtc.usecases.cluster.store import Change, Parcel
+from webrtc.usecases.cluster.peers import Peers
+from webrtc.usecases.cluster.store import Change, Entry, Parcel, Position
 from webrtc.usecases.memory_rooms import MemoryRooms
 from webrtc.usecases.shared_rooms import SharedRooms
 
@@ -150,6 +151,19 @@ def test_parcels_are_small_and_lose_nothing(sent: list[tuple[str, bytes]]) -> No
             t for n, t in sent if n == name
         ]
     assert all(len(one.payload) < 34_000 or len(_texts(one)) == 1 for one in parcels)
+
+
+def test_what_is_sent_again_is_known_and_nothing_else_is_taken_for_it() -> None:
+    peers = Peers("me", FakeClock(), 3.0, 12.0)
+    change = Change("home", "room", "other")
+
+    def new(number: int, content: bytes | Change) -> bool:
+        return peers.is_new(Entry(Position(number), "other", number, content))
+
+    assert [new(1, b"a"), new(2, b"b"), new(1, b"a"), new(2, b"b")] == [True, True, False, False]
+    assert [new(9, change), new(3, b"waited during an outage"), new(3, b"again")] == [True, True, False]
+    assert [new(8, change), new(9, change)] == [False, True], "one change may concern several things"
+    assert [new(0, change), new(0, change)] == [True, True], "a claim has no number"
 
 
 def test_a_message_of_a_newer_version_is_skipped_and_not_the_others() -> None:

@@ -31,7 +31,9 @@ from webrtc.outbound.redis import gone_key, load_room, outages, room_key
 from webrtc.ports import StoreUnavailable
 from webrtc.usecases.cluster.store import Change, Entry, Frame, Kind, Parcel, Position, Pulse, Snapshot
 
-INBOX_LENGTH = 10_000
+INBOX_LENGTH = 2_000
+"""Entries that wait at most, each of up to a parcel (64 MB in all). What was read is removed: were Redis ever short of
+memory, it would take leases and inboxes first."""
 LEASE_SECONDS = 10
 KEPT_SECONDS = 86_400
 """After the last write or look, whatever becomes of the instances."""
@@ -225,10 +227,14 @@ class RedisCluster:
         return [_standing(frame, answer) for frame, answer in zip(frames, answers, strict=True)]
 
     async def read(self, instance: str, after: Position) -> list[Entry]:
-        """What came after a position; waits for up to ``BLOCK_MS``."""
-        key = _inbox(instance)
-        async with outages():
-            answer: Any = await self._reader.xread({key: f"{after.ms}-{after.number}"}, READ_COUNT, BLOCK_MS)
+        """What came after a position; waits for up to ``BLOCK_MS``. What was before it is removed; the entry at the
+        position stays, for ``look`` to say how far the inbox has come.
+        """
+        key, last = _inbox(instance), f"{after.ms}-{after.number}"
+        async with outages(), self._reader.pipeline(transaction=False) as pipeline:
+            pipeline.xtrim(key, minid=last, approximate=True)
+            pipeline.xread({key: last}, READ_COUNT, BLOCK_MS)
+            answer: Any = (await pipeline.execute())[1]
         return [_entry(one) for _, entries in answer for one in entries]
 
     async def beat(self, instance: str, slot: str) -> Pulse:

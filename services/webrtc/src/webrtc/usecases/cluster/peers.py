@@ -20,7 +20,7 @@ class Peers:
         self._grace = grace
         self._held: dict[str, frozenset[str]] = {}
         self._heard: dict[str, float] = {}
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[str, dict[type, int]] = {}
         self._ended: dict[str, None] = {}
         self._era = ""
         self._lossy_since = float("-inf")
@@ -54,12 +54,20 @@ class Peers:
             self._numbers.pop(sender, None)
 
     def is_new(self, entry: Entry) -> bool:
-        """Whether an entry of the inbox was not seen before: a batch whose answer got lost is sent again."""
+        """Whether an entry of the inbox was not seen before: a batch whose answer got lost is sent again.
+
+        Changes and messages are counted apart, as changes may be written past messages that wait. What has no number
+        (0) was not sent in a batch.
+        """
         self._heard[entry.sender] = self._clock.monotonic()
-        content, last = entry.content, self._numbers.get(entry.sender, 0)
-        if content is None or entry.number < last or (entry.number == last and isinstance(content, bytes)):
+        content, number = entry.content, entry.number
+        if content is None or number == 0:
+            return content is not None
+        kind, numbers = type(content), self._numbers.setdefault(entry.sender, {})
+        last = numbers.get(kind, 0)
+        if number < last or (number == last and kind is bytes):
             return False
-        self._numbers[entry.sender] = entry.number
+        numbers[kind] = number
         return True
 
     def end(self, instance: str) -> None:
