@@ -19,7 +19,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test compose-test alerts-test nat-test check check-style check-types check-imports check-proto check-docs check-isolated demo bench bench-resilience simulate mutate cover soak audit docs fmt proto python
+.PHONY: help setup up down test chaos-compose alerts-test nat-test check check-style check-types check-imports check-proto check-docs check-isolated demo bench bench-resilience simulate mutate cover soak audit docs fmt proto python
 
 help: ## Show this list
 	@echo "AuraLink: services that keep working while the things they depend on die."
@@ -37,7 +37,7 @@ down: $(STAMP) ## Stop a platform that runs in the background, or what a killed 
 test: $(STAMP) ## Run the whole test suite, on real servers (ARGS="-k queue")
 	$(BIN)/python tools/run_tests.py $(ARGS)
 
-compose-test: $(STAMP) ## Run the platform in containers and break its PostgreSQL (needs a Docker engine and compose 2)
+chaos-compose: $(STAMP) ## Run the platform in containers and break each of them (needs a Docker engine and compose 2)
 	AURALINK_COMPOSE_TESTS=1 $(BIN)/pytest -m compose tests/compose $(ARGS)
 
 alerts-test: $(STAMP) ## Rules and routes, and an alert through a real Prometheus and Alertmanager (their Debian packages)

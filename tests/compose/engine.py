@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,11 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from devstack import containers as driver
+
 ROOT = Path(__file__).parents[2]
 PROJECT = "auralink-compose-test"
 ASKED_FOR = "AURALINK_COMPOSE_TESTS"
 PORTS = {"dashboard": "DASHBOARD", "ai-core": "AI_CORE", "webrtc": "WEBRTC"}
-PASSED_ON = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "POSTGRES_IMAGE", "REDIS_IMAGE", "KAFKA_IMAGE")
+IMAGES = tuple(f"{name}_IMAGE" for name in ("POSTGRES", "REDIS", "KAFKA", "BALANCER", "TURN"))
+PASSED_ON = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", *IMAGES)
 BUILD_LIMIT = 900.0  # s; a first build downloads everything
 START_LIMIT = 120  # s
 COMMAND_LIMIT = 60.0  # s
@@ -28,7 +34,7 @@ REQUEST_LIMIT = 10.0  # s; no answer for so long is no answer
 def unavailable() -> str:
     """Why the platform cannot be run in containers here, or "" if it can."""
     if os.environ.get(ASKED_FOR) != "1":
-        return f"runs with {ASKED_FOR}=1 only (make compose-test)"
+        return f"runs with {ASKED_FOR}=1 only (make chaos-compose)"
     for command, missing in (
         (["docker", "compose", "version"], "there is no `docker compose`"),
         (["docker", "info"], "no Docker engine answers"),
@@ -56,16 +62,33 @@ class Containers:
     """The running stack. A command that fails raises AssertionError with its output, or TimeoutExpired."""
 
     def __init__(self) -> None:
-        names = [f"{prefix}_{kind}_PORT" for prefix in PORTS.values() for kind in ("HTTP", "GRPC")]
+        names = [f"{prefix}_{kind}_PORT" for prefix in PORTS.values() for kind in ("HTTP", "GRPC")] + ["TURN_PORT"]
         self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
         # Nothing of the developer's own settings: what is tested is what a newcomer gets.
         self._env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         self._env |= {name: str(port) for name, port in self._ports.items()}
+        self._env |= {"COMPOSE_PROJECT_NAME": PROJECT, "COMPOSE_ENV_FILES": os.devnull}
 
     def compose(self, *arguments: str, limit: float = COMMAND_LIMIT, check: bool = True) -> str:
         """What ``docker compose`` printed."""
-        command = ["docker", "compose", "--project-name", PROJECT, "--env-file", os.devnull, *arguments]
-        return self._run(command, limit, check)
+        return self._run(["docker", "compose", *arguments], limit, check)
+
+    def chaos(self, verb: str, component: str) -> str:
+        """What ``auralink chaos --compose`` printed."""
+        command = [sys.executable, "-m", "devstack", "chaos", "--compose", verb, component]
+        return self._run(command, COMMAND_LIMIT, check=True)
+
+    async def containers(self) -> driver.Containers:
+        """The driver behind that command, for this project."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(ROOT)
+            for name, value in self._env.items():
+                patch.setenv(name, value)
+            return await driver.Containers.find()
+
+    def roll(self) -> str:
+        """What the rolling restart of the Dashboards printed."""
+        return self._run(["deploy/balancer/roll.sh"], START_LIMIT, check=True)
 
     def docker(self, *arguments: str) -> str:
         """What ``docker`` printed."""
@@ -107,6 +130,10 @@ class Containers:
         arguments = ("exec", "-T", "postgres", "psql", "-U", "auralink", "-d", database, "-tAc", statement)
         return self.compose(*arguments).strip()
 
+    def address(self, service: str = "dashboard") -> tuple[str, int]:
+        """Where a service's HTTP is published."""
+        return "127.0.0.1", self._ports[f"{PORTS[service]}_HTTP_PORT"]
+
     def request(
         self,
         method: str,
@@ -121,9 +148,8 @@ class Containers:
         sent = {"content-type": "application/json", **(headers or {})}
         if token:
             sent["authorization"] = f"Bearer {token}"
-        port = self._ports[f"{PORTS[service]}_HTTP_PORT"]
         started = time.monotonic()
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_LIMIT)
+        connection = http.client.HTTPConnection(*self.address(service), timeout=REQUEST_LIMIT)
         try:
             connection.request(method, path, None if body is None else json.dumps(body), sent)
             response = connection.getresponse()

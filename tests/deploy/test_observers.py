@@ -42,11 +42,26 @@ def test_prometheus_finds_the_services_where_they_are() -> None:
     for job in _load("prometheus/prometheus.yml")["scrape_configs"]:
         for found in job.get("dns_sd_configs", ()):
             assert found["names"] == [job["job_name"]]
-            assert str(found["port"]) in {port.rsplit(":", 1)[1] for port in SERVICES[job["job_name"]]["ports"]}
+            instances = _by_name(job["job_name"])
+            assert instances
+            assert all(str(found["port"]) in _exposed(one) for one in instances)
         for found in job.get("static_configs", ()):
             for target in found["targets"]:
                 host = target.partition(":")[0]
                 assert host in OBSERVERS or host == "127.0.0.1"
+
+
+def _by_name(name: str) -> list[Any]:
+    """The services that a name finds: its own, and those that have it as an alias."""
+    aliases = {
+        one: config.get("networks", {}).get("default", {}).get("aliases", ()) for one, config in SERVICES.items()
+    }
+    return [config for one, config in SERVICES.items() if name == one or name in aliases[one]]
+
+
+def _exposed(service: Any) -> set[str]:
+    ports = re.search(r"^EXPOSE (.+)$", (ROOT / service["build"]["dockerfile"]).read_text(), re.MULTILINE)
+    return set(ports[1].split()) if ports else set()
 
 
 def test_addresses_of_observers_name_observers() -> None:

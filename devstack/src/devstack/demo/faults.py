@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection
+from typing import Literal, Protocol
 
 import asyncpg
 
-from devstack.stack import Healed, Stack
+from devstack.stack import Healed
 
 Fault = Literal["kill", "freeze", "drop"]
 FAULTS: dict[Fault, str] = {
@@ -19,7 +20,30 @@ AI_CORE = "ai_core"
 LIMIT = 10.0  # s for a statement
 
 
-async def inflict(stack: Stack, fault: Fault, component: str) -> None:
+class Platform(Protocol):
+    """What the tour needs of a platform: processes (``Stack``) or containers (``Containers``)."""
+
+    @property
+    def units(self) -> Collection[str]:
+        """The components that can be broken."""
+
+    def url(self, name: str) -> str:
+        """Where a client finds a service."""
+
+    def database_url(self, database: str) -> str:
+        """One of the databases."""
+
+    async def kill(self, name: str) -> None:
+        """It is gone at once."""
+
+    async def freeze(self, name: str) -> None:
+        """It accepts, and never answers."""
+
+    async def heal(self, name: str) -> Healed:
+        """Undoes it, and waits until the component accepts."""
+
+
+async def inflict(stack: Platform, fault: Fault, component: str) -> None:
     """Breaks a component. ``drop`` takes pgvector away, and sees that nobody can create it again."""
     if fault == DROP:
         await _sql(stack, "ALTER SYSTEM SET extension_control_path = '/nowhere'", "SELECT pg_reload_conf()")
@@ -28,7 +52,7 @@ async def inflict(stack: Stack, fault: Fault, component: str) -> None:
         await getattr(stack, fault)(component)
 
 
-async def mend(stack: Stack, fault: Fault, component: str) -> Healed:
+async def mend(stack: Platform, fault: Fault, component: str) -> Healed:
     """Undoes it. What was dropped may be created again; that is the service's own work."""
     if fault == DROP:
         await _sql(stack, "ALTER SYSTEM RESET extension_control_path", "SELECT pg_reload_conf()")
@@ -36,7 +60,7 @@ async def mend(stack: Stack, fault: Fault, component: str) -> Healed:
     return await stack.heal(component)
 
 
-async def _sql(stack: Stack, *statements: str) -> None:
+async def _sql(stack: Platform, *statements: str) -> None:
     connection = await asyncpg.connect(stack.database_url(AI_CORE), timeout=LIMIT)
     try:
         for statement in statements:

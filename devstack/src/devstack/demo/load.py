@@ -119,6 +119,11 @@ class User:
             body = await response.json()
             return str(body.get("status", response.status)) if isinstance(body, dict) else str(response.status)
 
+    async def health(self) -> dict[str, Any]:
+        """The health page of the service that is used, from the instance that serves this user."""
+        async with self.session.get(f"{self.url}/health/detailed", headers=self._headers()) as response:
+            return dict(await response.json())
+
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 

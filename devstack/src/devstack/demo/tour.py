@@ -9,13 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import aiohttp
-
-from devstack.demo.faults import DROP, inflict, mend
+from devstack.demo.faults import DROP, Platform, inflict, mend
 from devstack.demo.load import CALL_LIMIT, Call, User, session
 from devstack.demo.promises import RECOVERY_LIMIT, Observed
 from devstack.demo.scenarios import Scenario
-from devstack.stack import Stack
 
 HEALTHY_SECONDS = 1.0
 RECOVERY_WAIT = 30.0  # s after which recovery is given up
@@ -33,7 +30,7 @@ class Result:
     broken: tuple[str, ...]
 
 
-async def tour(stack: Stack, scenarios: Sequence[Scenario], say: Say) -> list[Result]:
+async def tour(stack: Platform, scenarios: Sequence[Scenario], say: Say) -> list[Result]:
     """All scenarios, one after the other; those left out that would break what this platform does not run, such as the
     simulated providers where there are real ones."""
     shown = [one for one in scenarios if one.fault == DROP or set(one.broken) <= set(stack.units)]
@@ -42,7 +39,7 @@ async def tour(stack: Stack, scenarios: Sequence[Scenario], say: Say) -> list[Re
     return [await run(stack, scenario, say) for scenario in shown]
 
 
-async def run(stack: Stack, scenario: Scenario, say: Say) -> Result:
+async def run(stack: Platform, scenario: Scenario, say: Say) -> Result:
     """One scenario: healthy, broken, healed, judged."""
     say(
         f"\n{scenario.row}: {scenario.dependency} is {scenario.fault_name} for {scenario.seconds:g} s, under light load"
@@ -53,7 +50,7 @@ async def run(stack: Stack, scenario: Scenario, say: Say) -> Result:
         await user.settle_in()
         working = asyncio.create_task(user.work())
         try:
-            noticed, recovery = await _phases(stack, scenario, user, client, say)
+            noticed, recovery = await _phases(stack, scenario, user, say)
         finally:
             user.leaving.set()
             await asyncio.wait([working], timeout=CALL_LIMIT + 5)
@@ -65,9 +62,7 @@ async def run(stack: Stack, scenario: Scenario, say: Say) -> Result:
     return Result(scenario, observed, broken)
 
 
-async def _phases(
-    stack: Stack, scenario: Scenario, user: User, client: aiohttp.ClientSession, say: Say
-) -> tuple[bool, float | None]:
+async def _phases(stack: Platform, scenario: Scenario, user: User, say: Say) -> tuple[bool, float | None]:
     """Whether the circuits were open when the fault ended, and the seconds of recovery."""
     await asyncio.sleep(HEALTHY_SECONDS)
     say(_told("healthy", user))
@@ -75,14 +70,14 @@ async def _phases(
     await asyncio.gather(*(inflict(stack, scenario.fault, name) for name in scenario.broken))
     try:
         await asyncio.sleep(scenario.seconds)
-        noticed = "closed" not in (await _seen(stack, scenario, client))[0]
+        noticed = "closed" not in (await _seen(scenario, user))[0]
         say(_told("broken", user))
     finally:
         user.phase = "healed"
         healed = await asyncio.gather(*(mend(stack, scenario.fault, name) for name in scenario.broken))
     for one in healed:
         say(f"  healed:  {one.component} accepts again after {one.seconds:.1f} s")
-    recovery = await _recovered(stack, scenario, client)
+    recovery = await _recovered(scenario, user)
     say(
         f"  recovery: {'not within' if recovery is None else ''} {recovery or RECOVERY_WAIT:.1f} s until the circuit "
         "is closed and the queue is empty"
@@ -93,21 +88,20 @@ async def _phases(
     return noticed, recovery
 
 
-async def _recovered(stack: Stack, scenario: Scenario, client: aiohttp.ClientSession) -> float | None:
+async def _recovered(scenario: Scenario, user: User) -> float | None:
     """Seconds until circuit and queue are as if nothing had been; ``None`` after ``RECOVERY_WAIT``."""
     begun = time.monotonic()
     while (spent := time.monotonic() - begun) < RECOVERY_WAIT:
-        circuits, waiting = await _seen(stack, scenario, client)
+        circuits, waiting = await _seen(scenario, user)
         if circuits == {"closed"} and not waiting:
             return spent
         await asyncio.sleep(POLL)
     return None
 
 
-async def _seen(stack: Stack, scenario: Scenario, client: aiohttp.ClientSession) -> tuple[set[str], int]:
+async def _seen(scenario: Scenario, user: User) -> tuple[set[str], int]:
     """The states of the circuits on the service's health page, and how many writes wait."""
-    async with client.get(f"{stack.url(scenario.service)}/health/detailed") as response:
-        page = await response.json()
+    page = await user.health()
     waiting = sum(queue.get("depth") or 0 for queue in page.get("queues", {}).values())
     return {page["dependencies"][name]["circuit"] for name in scenario.guards}, waiting
 
