@@ -1,6 +1,8 @@
 """Two homes behind routers whose NAT can be changed, and a public network between them, in network namespaces.
 
-The public end is the root namespace: it has the only address that both can reach. Needs root, iproute2 and nftables.
+The public end is the root namespace: it has the only address that both can reach. What connects all three is in a
+namespace of its own, where no firewall of the machine (that of a container engine, for example) looks at what passes.
+Needs root, iproute2 and nftables.
 NAT kinds as RFC 4787 has them, in the terms of RFC 3489: what a mapping lets in (filtering) and whether it is the same
 for every destination (mapping).
 """
@@ -20,6 +22,7 @@ from aioice import stun
 
 PUBLIC = "198.51.100.1"  # TEST-NET-2, RFC 5737
 BRIDGE = "auranat"
+NETWORK = f"{BRIDGE}-net"
 HOMES = {"a": 10, "b": 20}
 KINDS = ("full", "address", "port", "symmetric")
 LIMIT = 10.0  # s for one command
@@ -113,7 +116,15 @@ class Lab:
     async def build(self) -> None:
         """The networks, without NAT yet: nothing comes through."""
         await self.remove()
-        await _ip(f"link add {BRIDGE} type bridge", f"addr add {PUBLIC}/24 dev {BRIDGE}", f"link set {BRIDGE} up")
+        await _ip(
+            f"netns add {NETWORK}",
+            f"link add {BRIDGE} type veth peer name public netns {NETWORK}",
+            f"addr add {PUBLIC}/24 dev {BRIDGE}",
+            f"link set {BRIDGE} up",
+        )
+        await _ip(
+            "link add bridge type bridge", "link set bridge up", "link set public master bridge up", inside=NETWORK
+        )
         for home, number in HOMES.items():
             await self._home(home, number)
 
@@ -121,10 +132,10 @@ class Lab:
         inner, outer = client(home), router(home)
         await _ip(f"netns add {inner}", f"netns add {outer}")
         await _ip(
-            f"link add {BRIDGE}{home} type veth peer name wan netns {outer}",
-            f"link set {BRIDGE}{home} master {BRIDGE} up",
+            f"link add home-{home} netns {NETWORK} type veth peer name wan netns {outer}",
             f"link add lan netns {outer} type veth peer name eth0 netns {inner}",
         )
+        await _ip(f"link set home-{home} master bridge up", inside=NETWORK)
         await _ip(
             "link set lo up",
             f"addr add 10.0.{number}.1/24 dev lan",
@@ -145,10 +156,9 @@ class Lab:
 
     async def remove(self) -> None:
         """Everything, as far as it is there."""
-        for home in HOMES:
-            for name in (client(home), router(home)):
-                with suppress(RuntimeError):
-                    await run("ip", "netns", "del", name)
+        for name in (NETWORK, *map(client, HOMES), *map(router, HOMES)):
+            with suppress(RuntimeError):
+                await run("ip", "netns", "del", name)
         with suppress(RuntimeError):
             await run("ip", "link", "del", BRIDGE)
 

@@ -186,11 +186,12 @@ async def test_health_status_and_reflection(peer: Any, runtime: ServiceRuntime) 
         assert {"auralink.ai.v1.AgentService", "auralink.common.v1.StatusService", "grpc.health.v1.Health"} <= names
 
 
-async def test_metrics(peer: Any, runtime: ServiceRuntime) -> None:
+async def test_metrics(peer: Any, runtime: ServiceRuntime, until: Callable[..., Any]) -> None:
     await ask(peer, "a")
     with pytest.raises(errors.NotFound):
         await ask(peer, "missing")
+    missed = b'app_errors_total{endpoint="auralink.ai.v1.AgentService/GetAgent",error_type="NOT_FOUND"} 1.0'
+    await until(lambda: missed in runtime.metrics.render())  # counted once the answer is out
     text = runtime.metrics.render()
     method = b'rpc_method="auralink.ai.v1.AgentService/GetAgent"'
     assert b"rpc_server_call_duration_seconds_count{" + method + b',rpc_response_status_code="OK"' in text
-    assert b'app_errors_total{endpoint="auralink.ai.v1.AgentService/GetAgent",error_type="NOT_FOUND"} 1.0' in text

@@ -108,7 +108,7 @@ async def test_a_defect_in_the_middle_says_nothing_about_itself(peer: Any) -> No
 async def test_a_stream_left_early_ends_where_it_is_made(peer: Any, until: Callable[..., Any]) -> None:
     async with (await opened(peer, "stall")).value:
         assert peer.agents.ended == []
-    await until(lambda: peer.agents.ended == ["cancelled", "stall"], 1.0)
+    await until(lambda: peer.agents.ended == ["cancelled", "stall"])
 
 
 async def test_a_caller_that_is_cancelled_while_it_waits_ends_it_too(peer: Any, until: Callable[..., Any]) -> None:
@@ -116,7 +116,7 @@ async def test_a_caller_that_is_cancelled_while_it_waits_ends_it_too(peer: Any, 
     reading = asyncio.create_task(deltas(stream))
     await asyncio.sleep(0)
     reading.cancel()
-    await until(lambda: peer.agents.ended == ["cancelled", "stall"], 1.0)
+    await until(lambda: peer.agents.ended == ["cancelled", "stall"])
 
 
 async def test_a_peer_that_falls_silent_has_not_answered(peer: Any, until: Callable[..., Any]) -> None:
@@ -124,14 +124,14 @@ async def test_a_peer_that_falls_silent_has_not_answered(peer: Any, until: Calla
     with pytest.raises(errors.DependencyUnavailable) as caught:
         await deltas(stream)
     assert not caught.value.answered
-    await until(lambda: "stall" in peer.agents.ended, 1.0)
+    await until(lambda: "stall" in peer.agents.ended)
 
 
 async def test_the_peer_keeps_its_callers_limit(peer: Any, until: Callable[..., Any]) -> None:
     stream = (await opened(peer, "stall", timeout=0.3)).value
     with pytest.raises((errors.RequestTimeout, errors.DependencyUnavailable)):
         await deltas(stream)
-    await until(lambda: "stall" in peer.agents.ended, 1.0)
+    await until(lambda: "stall" in peer.agents.ended)
 
 
 async def test_a_dead_peer_breaks_the_stream_off(peer: Any) -> None:
@@ -202,9 +202,9 @@ async def test_a_reader_that_leaves_ends_the_source_at_once(
             assert await response.content.readline() == b"event: start\n"
             assert source.open
             response.close()
-        await until(lambda: source.cancelled, 1.0)
+        await until(lambda: source.cancelled)
         assert not source.open
-        await until(lambda: not runtime.in_flight, 1.0)
+        await until(lambda: not runtime.in_flight)
 
 
 async def test_a_stream_longer_than_its_limit_ends(
@@ -214,7 +214,7 @@ async def test_a_stream_longer_than_its_limit_ends(
     async with serving(runtime, routes(source, limit=0.2)) as client:
         with pytest.raises(aiohttp.ClientPayloadError):
             await client("GET", "/stream")
-        await until(lambda: source.cancelled, 1.0)
+        await until(lambda: source.cancelled)
 
 
 async def test_a_service_that_stops_waits_for_it_and_cuts_it_off_visibly_in_the_end(
@@ -242,7 +242,7 @@ async def test_a_reader_that_takes_nothing_has_left(
     async with serving(runtime, routes(source)) as client:
         _, writer = await asyncio.open_connection(*client.base.removeprefix("http://").split(":"))
         writer.write(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
-        await until(lambda: source.cancelled, 5.0)
+        await until(lambda: source.cancelled)
         writer.close()
 
 

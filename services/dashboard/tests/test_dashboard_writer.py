@@ -131,6 +131,27 @@ async def test_a_write_that_cannot_be_applied_is_no_promise(
     draining.cancel()
 
 
+class Gone(PostgresUsers):
+    """A database that refuses connections from now on."""
+
+    async def get(self, user_id: str) -> User:
+        raise ConnectionRefusedError
+
+
+async def test_the_first_read_that_finds_the_database_gone_shows_what_another_instance_has_queued(
+    world: World, database: Database, redis_client: Redis, user_id: str
+) -> None:
+    other = World(database, redis_client)
+    copies = UserCopies(CopyStore(redis_client, other.policy.call, MemoryCache(1_000_000, 60), SYSTEM_CLOCK))
+    copies.keep(await world.users.get(user_id))
+    world.policy.breaker.force_open()
+    await world.rename(user_id, "queued elsewhere")
+    reads: Reads[Users] = Reads(other.policy, Gone(database))
+    accounts = Accounts(other.users, reads, copies, other.policy, other.writer, Argon2Hasher(), key_secret=b"k")
+    served = await accounts.read(user_id, user_id)
+    assert (served.degraded, served.pending, served.value.display_name) == (True, True, "queued elsewhere")
+
+
 async def test_a_full_queue_refuses(world: World, user_id: str) -> None:
     world.policy.breaker.force_open()
     for number in range(3):

@@ -10,9 +10,12 @@ from resilience.queue import Operation, QueueStore
 
 class Pending(tuple[Operation, ...]):
     """Accepted writes of an entity, in order. Not ``certain``: as last seen, for the queue cannot be asked now; those
-    that the target has applied meanwhile are still among them, and the target's own times tell which."""
+    that the target has applied meanwhile are still among them, and the target's own times tell which. Not ``asked``:
+    none is assumed, as the target works and nothing was seen to wait; whoever then finds the target failing asks again.
+    """
 
     certain: bool = True
+    asked: bool = True
 
 
 class Mirror:

@@ -182,14 +182,16 @@ class DurableWriter:
                 record = await self._store.record(operation_id) or record
         return record
 
-    async def pending(self, entity: str) -> Pending:
+    async def pending(self, entity: str, *, ask: bool = False) -> Pending:
         """The entity's accepted writes that are not applied yet; as last seen when the queue cannot be asked.
 
-        While the target works the queue is asked only if it was seen to hold something in the last second; otherwise
-        another instance may have queued a write a moment ago.
+        While the target works the queue is asked only if it was seen to hold something in the last second, or with
+        ``ask``: for a caller that has found the target failing, as another instance may have before.
         """
-        if not self._depth and self._policy.breaker.state is CircuitState.CLOSED:
-            return Pending()
+        if not (ask or self._depth) and self._policy.breaker.state is CircuitState.CLOSED:
+            found = Pending()
+            found.asked = False
+            return found
         try:
             found = Pending(await self._store.waiting(entity))
         except QueueUnavailable:

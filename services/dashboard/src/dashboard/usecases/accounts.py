@@ -194,6 +194,8 @@ class Accounts:
         # Asked before the account is read: a write that is applied in between shows in one of the two, or in both.
         waiting = await self._writer.pending(user_entity(user_id))
         served = await self._account(user_id)
+        if served.degraded and not waiting.asked:  # the first to notice; another instance may have queued something
+            waiting = await self._writer.pending(user_entity(user_id), ask=True)
         own = [one for one in waiting if one.owner == caller]
         if not (waiting.certain and served.degraded):
             own = [one for one in own if _is_newer(one, served.value)]
