@@ -12,6 +12,7 @@ import pytest_asyncio
 from devstack.components import turn
 from devstack.stack import Stack
 from devstack.topology import Topology
+from tests.harness.browser import Callers, chromium
 from tests.harness.client import Account
 from tests.harness.platform import Platform
 
@@ -47,3 +48,10 @@ async def accounts(platform: Platform) -> list[Account]:
         for name in platform.dashboards:
             assert (await platform.profile(account, name)).status == 200
     return accounts
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def callers(platform: Platform) -> AsyncIterator[Callers]:
+    """People with browsers, for tests that need Chromium."""
+    async with chromium() as browser:
+        yield Callers(platform, browser)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
 from devstack.components import turn
-from tests.harness.browser import Callers, Participant, chromium, needs_chromium
+from tests.harness.browser import Callers, Participant, needs_chromium
 from tests.harness.client import Account
 from tests.harness.platform import Platform
 
@@ -18,12 +17,6 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.stack, need
 STILL = 2.0  # s that a picture may stand still on a loaded machine: at 10 fps and with both cores busy
 RELAY_BACK = 5.0  # s, row W2
 SINGLE = "text=you reach those who are on the same one"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def callers(platform: Platform) -> AsyncIterator[Callers]:
-    async with chromium() as browser:
-        yield Callers(platform, browser)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
-from tests.harness.browser import Callers, Participant, chromium, needs_chromium
+from tests.harness.browser import Callers, Participant, needs_chromium
 from tests.harness.client import Account
 from tests.harness.platform import Platform, eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.stack, needs_chromium]
 
 MUTED = ".tile.silent:not(.own)"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def callers(platform: Platform) -> AsyncIterator[Callers]:
-    async with chromium() as browser:
-        yield Callers(platform, browser)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -84,23 +84,27 @@ class TokenVerifier:
         if not 0 < len(token) <= MAX_TOKEN_LENGTH:
             raise Unauthorized("The access token is not valid.")
         try:
-            payload = self._decode(token)
-            return _claims(payload)
+            return _claims(decoded(token, self._secret, AUDIENCE))
         except jwt.ExpiredSignatureError:
             raise Unauthorized("The access token has expired.") from None
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
             raise Unauthorized("The access token is not valid.") from None
 
-    def _decode(self, token: str) -> dict[str, Any]:
-        return jwt.decode(
-            token,
-            self._secret,
-            algorithms=[ALGORITHM],
-            audience=AUDIENCE,
-            issuer=ISSUER,
-            leeway=LEEWAY,
-            options={"require": ["exp", "iat", "sub"]},
-        )
+
+def decoded(token: str, secret: str, audience: str, *required: str) -> dict[str, Any]:
+    """The claims of a token of the platform's, with those `required` beside `exp`, `iat` and `sub` in it.
+
+    Raises jwt.InvalidTokenError (jwt.ExpiredSignatureError among them).
+    """
+    return jwt.decode(
+        token,
+        secret,
+        algorithms=[ALGORITHM],
+        audience=audience,
+        issuer=ISSUER,
+        leeway=LEEWAY,
+        options={"require": ["exp", "iat", "sub", *required]},
+    )
 
 
 def _claims(payload: dict[str, Any]) -> Claims:

@@ -11,14 +11,10 @@ from typing import Any
 
 import jwt
 
+from service_kit.tokens import ALGORITHM, ISSUER, MAX_TOKEN_LENGTH, decoded
 from webrtc.model import BadToken, Grants, Pass
 
-ALGORITHM = "HS256"
 AUDIENCE = "webrtc"
-ISSUER = "auralink"
-LEEWAY = 5
-"""Seconds by which the clocks of two hosts may differ."""
-LENGTH_LIMIT = 4_096
 _ALL = Grants()
 
 
@@ -49,25 +45,14 @@ class JwtSigner:
 
     def verify(self, token: str) -> Pass:
         """What a token allows. Raises BadToken: forged, expired, malformed, or made for something else."""
-        if not 0 < len(token) <= LENGTH_LIMIT:
+        if not 0 < len(token) <= MAX_TOKEN_LENGTH:
             raise BadToken("malformed")
         try:
-            return _pass(self._decode(token))
+            return _pass(decoded(token, self._secret, AUDIENCE, "aud", "iss"))
         except jwt.ExpiredSignatureError:
             raise BadToken("expired") from None
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
             raise BadToken("not valid") from None
-
-    def _decode(self, token: str) -> dict[str, Any]:
-        return jwt.decode(
-            token,
-            self._secret,
-            algorithms=[ALGORITHM],
-            audience=AUDIENCE,
-            issuer=ISSUER,
-            leeway=LEEWAY,
-            options={"require": ["exp", "iat", "sub", "aud", "iss"]},
-        )
 
     def resume_secret(self, room_id: str, user_id: str, member_id: str) -> str:
         """What proves, to any instance, that its holder was this participant: the id, a dot, and an HMAC."""
