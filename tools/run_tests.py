@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LEAST_NICE, MOST_NICE = 0, 3
 FAILED = 1
+SAYS_WHAT_FAILED = (b"FAILED ", b"ERROR ")  # how pytest's short summary begins a line
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ def _has_tests(path: Path, taken: set[str]) -> bool:
     return path.is_dir() and path.name not in taken and any(path.glob("test_*.py"))
 
 
-async def run(group: Group) -> int:
-    """The group's exit status; its lines are passed on with its name before them."""
+async def run(group: Group, failures: list[str]) -> None:
+    """Pass the group's lines on with its name before them, and add what failed in it to ``failures``, a line each."""
     begun = time.monotonic()
+    known = len(failures)
     process = await asyncio.create_subprocess_exec(
         *("nice", "-n", str(group.nice), sys.executable, "-m", "pytest", "-q", "--durations=5", *group.paths),
         cwd=ROOT,
@@ -69,20 +71,27 @@ async def run(group: Group) -> int:
     async for line in process.stdout:
         sys.stdout.write(f"{group.name:<9} | {line.decode(errors='replace')}")
         sys.stdout.flush()
+        if line.startswith(SAYS_WHAT_FAILED):
+            failures.append(f"{group.name:<9} | {line.decode(errors='replace').rstrip()}")
     status = await process.wait()
+    if status and len(failures) == known:
+        failures.append(f"{group.name:<9} | pytest ended with status {status}")
     print(f"{group.name:<9} | exit status {status} after {time.monotonic() - begun:.0f} s", flush=True)
-    return status
 
 
 async def run_all() -> int:
-    """0 when every group passed."""
-    statuses = await asyncio.gather(*(run_lane(lane) for lane in lanes()))
-    return FAILED if any(statuses) else 0
+    """0 when every group passed. What failed is said once more at the end, where the last lines of a log show it."""
+    failures: list[str] = []
+    await asyncio.gather(*(run_lane(lane, failures) for lane in lanes()))
+    if failures:
+        print("", f"failed: {len(failures)}", *failures, sep="\n", flush=True)
+    return FAILED if failures else 0
 
 
-async def run_lane(lane: Sequence[Group]) -> bool:
-    """Whether something failed; what comes after it runs nevertheless."""
-    return any([await run(group) for group in lane])
+async def run_lane(lane: Sequence[Group], failures: list[str]) -> None:
+    """One group after the other; what comes after one that failed runs nevertheless."""
+    for group in lane:
+        await run(group, failures)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ from tests.harness.platform import Platform
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.stack, needs_chromium]
 
-STILL = 2.0  # s that a picture may stand still on a loaded machine: at 10 fps and with both cores busy
+STILL = 2.5  # s that a picture may stand still on a loaded machine: at 10 fps and with both cores busy
 RELAY_BACK = 5.0  # s, row W2
 SINGLE = "text=you reach those who are on the same one"
 

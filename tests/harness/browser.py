@@ -32,14 +32,13 @@ MEDIA = ("camera", "microphone")
 
 _WATCH = """() => {
   clearInterval(window.watched?.timer);
-  const watched = (window.watched = { frames: -1, last: performance.now(), longest: 0 });
+  const watched = (window.watched = { frames: -1, since: performance.now(), longest: 0 });
   watched.timer = setInterval(async () => {
     const counts = Object.values(await auralinkCall.frames());
     const frames = counts.reduce((sum, count) => sum + count, 0);
-    if (frames === watched.frames) return;
     const now = performance.now();
-    watched.longest = Math.max(watched.longest, now - watched.last);
-    Object.assign(watched, { frames, last: now });
+    if (frames === watched.frames) watched.longest = Math.max(watched.longest, now - watched.since);
+    else Object.assign(watched, { frames, since: now });
   }, 100);
 }"""
 
@@ -90,8 +89,11 @@ class Participant:
         await self.page.evaluate(_WATCH)
 
     async def stall(self) -> float:
-        """The longest time since ``watch`` in which no frame of anybody was decoded, in seconds."""
-        return float(await self.page.evaluate("Math.max(watched.longest, performance.now() - watched.last) / 1000"))
+        """The longest time since ``watch`` between two looks that found no new frame of anybody, in seconds.
+
+        A page that had no processor to look with proves nothing.
+        """
+        return float(await self.page.evaluate("watched.longest / 1000"))
 
     # --- conditions
 

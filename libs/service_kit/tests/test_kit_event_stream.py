@@ -190,7 +190,7 @@ async def test_a_dead_broker_at_the_start_delays_nothing(
 ) -> None:
     begun = time.monotonic()
     assert all(publisher.publish(fact(number)) for number in range(500))
-    assert time.monotonic() - begun < 0.2
+    assert time.monotonic() - begun < 1
     await until(lambda: publisher.stats().away)
     cold_broker.start()
     back = time.monotonic()

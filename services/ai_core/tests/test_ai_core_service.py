@@ -132,7 +132,7 @@ async def healthy(stack: Stack, alice: Client) -> AsyncIterator[None]:
         async def closed(dependency: str = dependency) -> bool:
             return await alice.circuit(dependency) == "closed"
 
-        await until(closed, 10)
+        await until(closed, PROVIDERS.open_seconds)
 
 
 async def test_an_agents_life_over_http(alice: Client) -> None:

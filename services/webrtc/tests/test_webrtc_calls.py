@@ -237,7 +237,7 @@ async def test_without_postgres_reports_wait_in_the_queue(servers: Stack, fault:
         during = [Call(f"c_{fault}{number}", BEGIN + number) for number in range(3)]
         for call in during:
             told(world.part.journal, call, f"ann_{fault}", f"ben_{fault}")
-        assert time.monotonic() - begun < 0.05, "whoever reports waits for nothing"
+        assert time.monotonic() - begun < 0.5, "whoever reports waits for nothing"
 
         async def all_queued() -> bool:
             is_open = world.policy.breaker.state is CircuitState.OPEN

@@ -65,7 +65,7 @@ async def test_another_secret_is_noticed_at_once(coturn: Served) -> None:
     begun = time.monotonic()
     with pytest.raises(RelayUnavailable, match="401"):
         await TurnServers((url,), "another", SYSTEM_CLOCK).relaying()
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < TURN.call_timeout, "nothing was waited for"
 
 
 @needs_coturn
@@ -83,7 +83,7 @@ async def test_frozen_dead_and_healed(coturn: Served, via: str) -> None:
     begun = time.monotonic()
     with pytest.raises(RelayUnavailable, match=r"nobody listens|Refused"):
         await servers.relaying()
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < TURN.call_timeout, "nothing was waited for"
     assert (await stack.heal("turn")).accepts
     assert await servers.relaying()
 
